@@ -1,0 +1,1 @@
+"""Speed, measured side by side: local HTEX, Parsl's class with the public agent, and this package. See `make bench`."""

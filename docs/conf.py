@@ -1,0 +1,52 @@
+"""Sphinx configuration; build with `sphinx-build -W docs docs/_build`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from parsl_globus.version import __version__
+
+project = "parsl-globus"
+release = version = __version__
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"parsl-globus {__version__}"
+nitpicky = True
+# Names of other projects: their inventories are on the network, and the documentation builds without one.
+nitpick_ignore_regex = [(r"py:.*", r"(?!parsl_globus\b).*")]
+
+
+def _write_help() -> None:
+    """What the commands say of themselves, so that no page repeats it by hand."""
+    from click.testing import CliRunner
+
+    from parsl_globus.cli.main import cli
+
+    folder = Path(__file__).parent / "_generated"
+    folder.mkdir(exist_ok=True)
+    for command in ("service run", "endpoint start", "endpoint check", "demo", "login"):
+        said = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="parsl-globus", terminal_width=100)
+        (folder / f"{command.replace(' ', '-')}.txt").write_text(said.output)
+
+
+def _write_configuration() -> None:
+    """The keys of an endpoint's configuration, and the files to start from."""
+    from parsl_globus.endpoint.config.reference import reference
+    from parsl_globus.endpoint.config.templates import template_names, template_title
+
+    folder = Path(__file__).parent / "_generated"
+    (folder / "endpoint-configuration.txt").write_text(reference())
+    rows = [f"{name:<12}{template_title(name)}\n" for name in template_names()]
+    (folder / "endpoint-templates.txt").write_text("".join(rows))
+
+
+_write_help()
+_write_configuration()

@@ -1,0 +1,174 @@
+"""Consumes one queue: what arrives goes to a callback in batches, each delivery is answered on its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pika.channel import Channel
+from pika.exceptions import ChannelClosedByBroker
+from pika.spec import Basic, BasicProperties
+
+from parsl_globus.amqp.link import Link
+from parsl_globus.errors import LinkGaveUp
+
+logger = logging.getLogger(__name__)
+
+#: AMQP's reply code for what isn't there.
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that arrived.
+
+    Attributes:
+        body: The message.
+        headers: AMQP headers.
+        routing_key: The key it was published with.
+        redelivered: Whether it may have been delivered before.
+        content_type: The property of this name, if any.
+        timestamp_s: The property `timestamp`, seconds since the epoch, if any.
+        tag: The broker's number of this delivery on its channel.
+        channel: The channel it came on; an answer is sent there or not at all.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any]
+    routing_key: str
+    redelivered: bool
+    content_type: str | None
+    timestamp_s: int | None
+    tag: int
+    channel: Channel = field(repr=False, compare=False)
+
+
+class Consumer:
+    """Keeps consuming a queue, through reconnects.
+
+    A delivery that is neither acknowledged nor refused when the connection breaks comes again, redelivered.
+
+    Args:
+        url: Gives the broker's URL, see `Link`.
+        queue: Its name, or a function that gives it; asked for each new channel.
+        on_deliveries: Takes all deliveries of one read, in order, on the link's thread; it must not block long.
+        name: Of the thread, and in the log.
+        exclusive: Refuse other consumers of this queue.
+        prefetch: How many unanswered deliveries the broker may send ahead; 0 means any number.
+        give_up_after_s: See `Link`.
+        on_give_up: See `Link`.
+        on_open: Called on the link's thread each time the queue is being consumed.
+        on_deleted: Called on the link's thread when the queue is deleted, and each time it isn't there to be consumed;
+            it is tried anew all the same.
+    """
+
+    def __init__(
+        self,
+        url: Callable[[], str],
+        queue: Callable[[], str] | str,
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        name: str,
+        exclusive: bool = False,
+        prefetch: int = 0,
+        give_up_after_s: float | None = None,
+        on_give_up: Callable[[LinkGaveUp], None] | None = None,
+        on_open: Callable[[], None] | None = None,
+        on_deleted: Callable[[], None] | None = None,
+    ) -> None:
+        self._queue = queue
+        self._on_deliveries = on_deliveries
+        self._name = name
+        self._exclusive = exclusive
+        self._prefetch = prefetch
+        self._on_open = on_open
+        self._on_deleted = on_deleted
+        self._gathered: list[Delivery] = []
+        self._link = Link(
+            url, name=name, on_channel=self._consume, give_up_after_s=give_up_after_s, on_give_up=on_give_up
+        )
+
+    def start(self) -> None:
+        """Start consuming; returns at once."""
+        self._link.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still consumes or tries to."""
+        return self._link.alive
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Stop consuming. Answers given before are sent first."""
+        self._link.stop(timeout_s)
+
+    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """Tell the broker that these are taken care of. Thread-safe; of broken channels they come again."""
+        self._answer(deliveries, lambda channel, tag: channel.basic_ack(tag))
+
+    def refuse(self, deliveries: Iterable[Delivery], *, requeue: bool) -> None:
+        """Give these back; they come again, or go nowhere without `requeue`. Thread-safe."""
+        self._answer(deliveries, lambda channel, tag: channel.basic_nack(tag, requeue=requeue))
+
+    def _answer(self, deliveries: Iterable[Delivery], answer: Callable[[Channel, int], None]) -> None:
+        answered = list(deliveries)
+
+        def send() -> None:
+            for delivery in answered:
+                if delivery.channel.is_open:
+                    answer(delivery.channel, delivery.tag)
+
+        if answered:
+            self._link.call(send)
+
+    # ---- on the link's thread -----------------------------------------------------------------------------------
+
+    def _consume(self, channel: Channel) -> None:
+        self._gathered = []
+        channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
+        channel.add_on_close_callback(self._closed)
+        if self._prefetch:
+            channel.basic_qos(prefetch_count=self._prefetch)
+        channel.basic_consume(
+            self._queue if isinstance(self._queue, str) else self._queue(),
+            on_message_callback=self._arrived,
+            exclusive=self._exclusive,
+            callback=lambda _frame: self._on_open() if self._on_open is not None else None,
+        )
+
+    def _cancelled(self, channel: Channel) -> None:
+        channel.close()  # and try anew
+        if self._on_deleted is not None:
+            self._on_deleted()
+
+    def _closed(self, _channel: Channel, reason: object) -> None:
+        if (
+            self._on_deleted is not None
+            and isinstance(reason, ChannelClosedByBroker)
+            and reason.reply_code == _NOT_FOUND
+        ):
+            self._on_deleted()
+
+    def _arrived(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        # One read of the socket holds many deliveries; pika handles them all before it looks for callbacks again,
+        # so this gathers exactly one read without any wait.
+        if not self._gathered:
+            channel.connection.ioloop.add_callback_threadsafe(self._hand_over)
+        self._gathered.append(
+            Delivery(
+                body=body,
+                headers=properties.headers or {},
+                routing_key=method.routing_key,
+                redelivered=bool(method.redelivered),
+                content_type=properties.content_type,
+                timestamp_s=properties.timestamp,
+                tag=method.delivery_tag,
+                channel=channel,
+            )
+        )
+
+    def _hand_over(self) -> None:
+        deliveries, self._gathered = self._gathered, []
+        if deliveries:
+            self._on_deliveries(deliveries)

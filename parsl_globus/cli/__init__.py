@@ -1,0 +1,1 @@
+"""The command `parsl-globus`: arguments, messages, exit codes."""

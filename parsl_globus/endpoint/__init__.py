@@ -1,0 +1,1 @@
+"""The endpoint agent: turns a site's YAML into Parsl's own executor and runs tasks on it."""

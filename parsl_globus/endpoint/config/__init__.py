@@ -1,0 +1,1 @@
+"""YAML text to typed model, and model to Parsl objects."""

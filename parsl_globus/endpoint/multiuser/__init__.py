@@ -1,0 +1,1 @@
+"""The manager that starts user endpoints on command."""

@@ -1,0 +1,260 @@
+"""Accepted tasks and unconfirmed results, on disk: what a restarted agent needs to answer for every task it took."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parsl_globus.errors import EndpointError
+
+logger = logging.getLogger(__name__)
+
+#: The file's name in the user endpoint's folder.
+SPOOL_FILE = "spool.db"
+#: A task that was answered is remembered this long, so that a late redelivery doesn't run it again.
+TOMBSTONE_LIFE_S = 2 * 24 * 3600.0
+#: And at most this many of them.
+MAX_TOMBSTONES = 100_000
+#: How often the tombstones are looked through.
+_PRUNE_EVERY = 10_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (
+    task_id TEXT PRIMARY KEY, body BLOB NOT NULL, headers TEXT NOT NULL, handed_over INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (task_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answered (task_id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class SpooledTask:
+    """A task as it was delivered.
+
+    Attributes:
+        body: The packed task message, untouched.
+        headers: The delivery's headers that matter for running it.
+        failures: How often the system lost it so far after it had begun.
+        attempt: How often it was given to the engine, this time included.
+    """
+
+    task_id: uuid.UUID
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any]
+    failures: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What an earlier agent left.
+
+    Attributes:
+        accepted: Tasks that were never given to the engine.
+        handed_over: Tasks that were, and may have begun.
+        results: Results that the broker hasn't confirmed.
+    """
+
+    accepted: Sequence[SpooledTask]
+    handed_over: Sequence[SpooledTask]
+    results: Sequence[tuple[uuid.UUID, bytes]]
+
+
+class Spool:
+    """One SQLite file. Each method is one transaction; thread-safe.
+
+    It survives the end of the process at any moment (`kill -9` included). A power failure may take the last moments.
+
+    Args:
+        path: The file; made if missing.
+
+    Raises:
+        EndpointError: The file can't be opened, or is no spool.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._answered_since_pruning = 0
+        try:
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # In WAL mode NORMAL syncs at checkpoints only: a commit costs microseconds, and what it wrote is in the
+            # kernel's hands, so it outlives this process.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as exc:
+            raise EndpointError(f"The spool {path} can't be used: {exc}. Move it away to start without it.") from exc
+
+    def accept(self, tasks: Iterable[SpooledTask], *, handed_over: bool = False) -> list[SpooledTask]:
+        """Note these tasks, in one commit.
+
+        Args:
+            tasks: As they were delivered.
+            handed_over: Whether the engine gets the new ones right after this; saves a commit for `handed_over`.
+
+        Returns:
+            Those that are new; the others were delivered before.
+        """
+        fresh: list[SpooledTask] = []
+        with self._transaction() as db:
+            for task in tasks:
+                key = task.task_id.hex
+                known = db.execute(
+                    "SELECT 1 FROM results WHERE task_id=?1 UNION ALL SELECT 1 FROM answered WHERE task_id=?1", (key,)
+                ).fetchone()
+                if known:
+                    continue
+                added = db.execute(
+                    "INSERT OR IGNORE INTO tasks (task_id, body, headers, handed_over, attempt) VALUES (?, ?, ?, ?, ?)",
+                    (key, task.body, json.dumps(dict(task.headers)), handed_over, task.attempt),
+                )
+                if added.rowcount:
+                    fresh.append(task)
+        return fresh
+
+    def known(self, task_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        """Those that were accepted before, whether they have ended or not."""
+        with self._transaction() as db:
+            return {
+                task_id
+                for task_id in task_ids
+                if db.execute(
+                    "SELECT 1 FROM tasks WHERE task_id=?1 UNION ALL SELECT 1 FROM results WHERE task_id=?1"
+                    " UNION ALL SELECT 1 FROM answered WHERE task_id=?1",
+                    (task_id.hex,),
+                ).fetchone()
+            }
+
+    def handed_over(self, task_ids: Iterable[uuid.UUID]) -> None:
+        """Note that the engine gets these; from now on they may have begun."""
+        with self._transaction() as db:
+            rows = [(i.hex,) for i in task_ids]
+            db.executemany("UPDATE tasks SET handed_over=1, attempt=attempt+1 WHERE task_id=?", rows)
+
+    def taken_back(self, task_id: uuid.UUID) -> None:
+        """Note that the engine had this task, but that it has not begun and will not."""
+        with self._transaction() as db:
+            db.execute("UPDATE tasks SET handed_over=0 WHERE task_id=?", (task_id.hex,))
+
+    def failed(self, task_id: uuid.UUID) -> None:
+        """Note that the system lost this task once more, and that it will run again."""
+        with self._transaction() as db:
+            db.execute("UPDATE tasks SET failures=failures+1, handed_over=0 WHERE task_id=?", (task_id.hex,))
+
+    def finish(self, results: Iterable[tuple[uuid.UUID, bytes]]) -> None:
+        """Note results; their tasks are done with."""
+        with self._transaction() as db:
+            rows = [(task_id.hex, body) for task_id, body in results]
+            db.executemany("INSERT OR REPLACE INTO results (task_id, body) VALUES (?, ?)", rows)
+            db.executemany("DELETE FROM tasks WHERE task_id=?", [(key,) for key, _ in rows])
+
+    def confirmed(self, task_ids: Iterable[uuid.UUID]) -> None:
+        """Forget these results, as the broker has them; the ids are remembered for a while."""
+        keys = [(task_id.hex,) for task_id in task_ids]
+        now_s = time.time()
+        with self._transaction() as db:
+            db.executemany("DELETE FROM results WHERE task_id=?", keys)
+            db.executemany("INSERT OR REPLACE INTO answered VALUES (?, ?)", [(key, now_s) for (key,) in keys])
+            self._answered_since_pruning += len(keys)
+            if self._answered_since_pruning >= _PRUNE_EVERY:
+                self._answered_since_pruning = 0
+                self._prune(db, now_s)
+
+    def discard_tasks(self) -> int:
+        """Forget all tasks, as the service has answered for them; returns how many. None of them may run any more."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO answered SELECT task_id, ? FROM tasks", (time.time(),))
+            return db.execute("DELETE FROM tasks").rowcount
+
+    def recover(self) -> Recovered:
+        """What an earlier agent left here."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT task_id, body, headers, failures, attempt, handed_over FROM tasks").fetchall()
+            results = db.execute("SELECT task_id, body FROM results").fetchall()
+            self._prune(db, time.time())
+        tasks = [
+            (SpooledTask(uuid.UUID(key), body, json.loads(headers), failures, attempt), bool(handed_over))
+            for key, body, headers, failures, attempt, handed_over in rows
+        ]
+        return Recovered(
+            accepted=[task for task, handed_over in tasks if not handed_over],
+            handed_over=[task for task, handed_over in tasks if handed_over],
+            results=[(uuid.UUID(key), body) for key, body in results],
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                raise EndpointError(f"The spool {self._path} can't be used: {exc}.") from exc
+
+    @staticmethod
+    def _prune(db: sqlite3.Connection, now_s: float) -> None:
+        db.execute("DELETE FROM answered WHERE at_s < ?", (now_s - TOMBSTONE_LIFE_S,))
+        db.execute(
+            "DELETE FROM answered WHERE at_s < (SELECT at_s FROM answered ORDER BY at_s DESC LIMIT 1 OFFSET ?)",
+            (MAX_TOMBSTONES,),
+        )
+
+
+def outstanding(directory: Path) -> tuple[int, int]:
+    """How many tasks of the user endpoint in `directory` have not ended, and how many results are not confirmed.
+
+    Raises:
+        EndpointError: Its spool can't be read.
+    """
+    path = directory / SPOOL_FILE
+    if not path.exists():
+        return 0, 0
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            (tasks,) = db.execute("SELECT count(*) FROM tasks").fetchone()
+            (results,) = db.execute("SELECT count(*) FROM results").fetchone()
+        finally:
+            db.close()
+    except sqlite3.Error as exc:
+        raise EndpointError(f"The spool {path} can't be read: {exc}.") from exc
+    return tasks, results
+
+
+def discard_tasks(directory: Path) -> None:
+    """Forget the tasks of the user endpoint in `directory`, whose failure the service is being told."""
+    path = directory / SPOOL_FILE
+    if not path.exists():
+        return
+    try:
+        spool = Spool(path)
+        try:
+            count = spool.discard_tasks()
+        finally:
+            spool.close()
+    except EndpointError as exc:
+        logger.error("Tasks that have failed may run at the next start: %s", exc)
+        return
+    if count:
+        logger.info("%d tasks fail with the endpoint", count)

@@ -1,0 +1,1 @@
+"""The Parsl plugin: `GlobusComputeExecutor` and its parts."""

@@ -1,0 +1,59 @@
+"""What the executor puts around a call so that its values may be in an object store; shipped as compressed source."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import zlib
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+#: Makes the module on a worker, once per process.
+_MODULE = (
+    "(__import__('sys').modules.get(name) or (lambda module:"
+    " (exec(__import__('zlib').decompress(source), vars(module)),"
+    " __import__('sys').modules.setdefault(name, module))[1])(__import__('types').ModuleType(name)))"
+)
+
+
+class Shipped:
+    """A function as it runs on the worker. Pickles as source, which any Python can read.
+
+    Args:
+        function: What it is put around.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError  # pickle wants something that can be called; the worker's is
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        name, source = _worker_source()
+        return eval, (f"{_MODULE}.with_objects(function)", {"name": name, "source": source, "function": self.function})
+
+
+def with_objects(function: Callable[..., Any]) -> Shipped:
+    """`function` with its values in an object store; the same one for an app's calls, so that it is encoded once."""
+    if getattr(function, "__globals__", {}).get("__name__") == "parsl.app.errors":  # made once per app
+        return _known(function)
+    return Shipped(function)
+
+
+_known = functools.lru_cache(maxsize=256)(Shipped)
+
+
+@functools.cache
+def _worker_source() -> tuple[str, bytes]:
+    """The name of the module on workers, and its text without what is for people: it goes with every task."""
+    tree = ast.parse(files("parsl_globus.worker").joinpath("objects.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    text = ast.unparse(tree).encode()
+    # Another one for another text, as workers serve many senders.
+    return f"_parsl_globus_objects_{hashlib.sha256(text).hexdigest()[:8]}", zlib.compress(text, 9)

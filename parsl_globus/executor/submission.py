@@ -1,0 +1,123 @@
+"""One executor's requests to submit tasks: where to, of which function, into which task group."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parsl_globus.client.rest import ServiceClient
+from parsl_globus.errors import EndpointNotFound, NotSerializable, RequestRefused
+from parsl_globus.wire.documents import Submitted
+
+
+class Submission:
+    """Makes the requests. The first answer's task group is that of all others.
+
+    Args:
+        service: Where to send them.
+        endpoint_id: Who runs the tasks.
+        runner_id: The registered function.
+        result_serializers: Strategies for results, in order of preference.
+        per_task: Whether the service can refuse single tasks.
+
+    Attributes:
+        task_group_id: On whose stream all results come; `None` before the first answer.
+    """
+
+    def __init__(
+        self,
+        service: ServiceClient,
+        endpoint_id: uuid.UUID,
+        runner_id: uuid.UUID,
+        *,
+        result_serializers: Sequence[str],
+        per_task: bool,
+    ) -> None:
+        self.task_group_id: uuid.UUID | None = None
+        self._service = service
+        self._endpoint_id = endpoint_id
+        self._runner_id = runner_id
+        self._result_serializers = list(result_serializers)
+        self._per_task = per_task
+
+    def post(self, group: tuple[str, str], payloads: Sequence[str], key: uuid.UUID | None) -> Submitted:
+        """Submit tasks; never repeated here.
+
+        Args:
+            group: What they need, see `group_of`.
+            payloads: The runner's packed arguments.
+            key: Idempotency key, where the service knows of such.
+
+        Raises:
+            EndpointNotFound: The service knows no such endpoint.
+            ServiceError: As from `ServiceClient.submit`.
+        """
+        specification, user_config = group
+        submission: dict[str, Any] = {
+            "tasks": {str(self._runner_id): payloads},
+            "create_queue": True,
+            "result_serializers": self._result_serializers,
+        }
+        if self.task_group_id is not None:
+            submission["task_group_id"] = str(self.task_group_id)
+        if specification:
+            submission["resource_specification"] = json.loads(specification)
+        if user_config:
+            submission["user_endpoint_config"] = json.loads(user_config)
+        try:
+            reply = self._service.submit(self._endpoint_id, submission, idempotency_key=key, per_task=self._per_task)
+        except RequestRefused as exc:
+            if exc.code == "ENDPOINT_NOT_FOUND":
+                raise not_found(self._endpoint_id) from exc
+            raise
+        if self.task_group_id is None:
+            self.task_group_id = reply.task_group_id
+        return reply
+
+
+def endpoint_state(service: ServiceClient, endpoint_id: uuid.UUID) -> str:
+    """The service's word for whether the endpoint is there: "online", "offline" and others.
+
+    Raises:
+        EndpointNotFound: The service knows no such endpoint.
+        ServiceError: As from `ServiceClient.endpoint_status`.
+    """
+    try:
+        return str(service.endpoint_status(endpoint_id).get("status"))
+    except RequestRefused as exc:
+        if exc.http_status == 404:
+            raise not_found(endpoint_id) from exc
+        raise
+
+
+def not_found(endpoint_id: uuid.UUID) -> EndpointNotFound:
+    """What to raise for an endpoint that the service doesn't know."""
+    hint = "The service doesn't know it; 'parsl-globus endpoint list' on its site shows its id."
+    return EndpointNotFound(endpoint=str(endpoint_id), hint=hint)
+
+
+def group_of(specification: Mapping[str, Any], user_config: Mapping[str, Any] | None) -> tuple[str, str]:
+    """What decides which tasks can share a request, as JSON: specification and user configuration.
+
+    The specification's key `user_endpoint_config` wins over the second argument.
+
+    Raises:
+        NotSerializable: One of them is no JSON.
+    """
+    specification = dict(specification)
+    user_config = specification.pop("user_endpoint_config", user_config)
+    return (
+        _as_json("the parsl_resource_specification", specification),
+        _as_json("the user_endpoint_config", user_config),
+    )
+
+
+def _as_json(what: str, value: Mapping[str, Any] | None) -> str:
+    if not value:
+        return ""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as exc:
+        raise NotSerializable(what=what, detail=f"it must be plain JSON ({exc})") from exc

@@ -1,0 +1,1 @@
+"""Parsl monitoring records of remote tasks."""

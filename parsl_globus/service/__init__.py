@@ -1,0 +1,1 @@
+"""The self-hosted service: REST and AMQP; it never opens a payload."""

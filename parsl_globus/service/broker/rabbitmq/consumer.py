@@ -1,0 +1,197 @@
+"""The service's own consumers: batches from a queue on RabbitMQ to a coroutine, over all connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiormq import exceptions
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+
+from parsl_globus.errors import LinkError
+from parsl_globus.service.broker.base import Delivery, Handler
+from parsl_globus.service.broker.rabbitmq.session import Session
+
+logger = logging.getLogger(__name__)
+
+#: Pauses before a batch whose handler raised is taken again: the first, doubled each time up to the longest.
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+#: The driver brings a message in within this many turns of the loop, if it can be read.
+_QUIET_TURNS = 12
+
+
+class _Feed:
+    """What comes through one channel, until it is cancelled."""
+
+    def __init__(self, session: Session, channel: Channel, arrived: asyncio.Event) -> None:
+        self.session = session
+        self.channel = channel
+        self.over = False
+        self._arrived = arrived
+        self._inbox: list[DeliveredMessage] = []
+        self._tag: str | None = None
+
+    async def open(self, queue: str, prefetch: int) -> None:
+        await self.session.guard(self.channel.basic_qos(prefetch_count=prefetch))
+        reply = await self.session.guard(self.channel.basic_consume(queue, self._take))
+        self._tag = reply.consumer_tag
+
+    async def _take(self, message: DeliveredMessage) -> None:
+        if not self.over:
+            self._inbox.append(message)
+            self._arrived.set()
+
+    async def settle(self) -> None:
+        """Let in what has reached this process already; waits for nothing else."""
+        size, quiet = len(self._inbox), 0
+        while quiet < _QUIET_TURNS:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._inbox) == size else 0
+            size = len(self._inbox)
+
+    def batch(self) -> list[DeliveredMessage]:
+        taken, self._inbox = self._inbox, []
+        return taken
+
+    async def ack(self, last: DeliveredMessage) -> None:
+        """All up to this one are done."""
+        assert last.delivery_tag is not None  # it was delivered
+        await self.session.guard(self.channel.basic_ack(last.delivery_tag, multiple=True, wait=False))
+
+    async def give_back(self) -> None:
+        """Take no more, and put back everything that is not acknowledged, in its old place."""
+        if self._tag is not None:
+            # First no more may be on its way: it would come before what is put back here.
+            await self.session.guard(self.channel.basic_cancel(self._tag))
+        self.over = True
+        self._inbox = []
+        await self.session.guard(self.channel.basic_nack(0, multiple=True, requeue=True, wait=False))
+
+
+class Consumer:
+    """Hands what arrives in one queue to a handler, all that waits at once.
+
+    Args:
+        queue: The queue's name.
+        handler: Takes the batches, one after the other.
+        prefetch: The most that is taken from the queue and not yet handled.
+        on_end: Called when the broker ends it while the connection lives, as when the queue is deleted.
+    """
+
+    def __init__(self, queue: str, handler: Handler, prefetch: int, on_end: Callable[[Consumer], None]) -> None:
+        self.queue = queue
+        self._handler = handler
+        self._prefetch = prefetch
+        self._on_end = on_end
+        self._arrived = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._feed: _Feed | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def attach(self, session: Session) -> None:
+        """Consume over this connection from now on.
+
+        Raises:
+            LinkGaveUp: It broke.
+            AMQPChannelError: There is no such queue, or a client has it alone.
+        """
+        if self._feed is not None:
+            self._feed.over = True
+        feed = _Feed(session, await session.channel(), self._arrived)
+        await feed.open(self.queue, self._prefetch)
+        self._feed = feed
+        # What came before this line woke the old feed's loop in vain.
+        self._arrived.set()
+        self._watch(feed)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"consume {self.queue}")
+
+    def _watch(self, feed: _Feed) -> None:
+        def ended(_: object) -> None:
+            if not (feed.over or self._stopping.is_set() or feed.session.lost.done()):
+                feed.over = True
+                self._on_end(self)
+
+        feed.channel.closing.add_done_callback(ended)
+        # The set is missing in drivers for Python 3.10, which tell nobody.
+        with suppress(AttributeError):
+            feed.channel.on_consumer_cancel_callbacks.add(ended)
+
+    def end(self) -> None:
+        """Take nothing more; does not wait for the running batch."""
+        self._stopping.set()
+        self._arrived.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nothing more and wait for the running batch up to `grace_s`; the rest goes back."""
+        self.end()
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=grace_s)
+            if late:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            await self._arrived.wait()
+            self._arrived.clear()
+            feed = self._feed
+            if feed is None:
+                continue
+            await feed.settle()
+            batch = feed.batch()
+            if not batch or self._stopping.is_set():
+                continue
+            if await self._handle(batch):
+                pause_s = _FIRST_PAUSE_S
+                # Where the connection broke meanwhile, all of this comes again, which handlers sort out.
+                with suppress(LinkError, exceptions.AMQPChannelError):
+                    await feed.ack(batch[-1])
+            else:
+                await self._pause(feed, pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _handle(self, batch: list[DeliveredMessage]) -> bool:
+        try:
+            await self._handler([_delivery(message) for message in batch])
+        except LinkError as exc:
+            logger.warning("Queue '%s': %d messages are taken again later: %s", self.queue, len(batch), exc)
+            return False
+        except Exception:
+            # The outermost loop of this task: one failed batch must not end the consumer.
+            logger.warning(
+                "The handler of queue '%s' failed; its %d messages are delivered again",
+                self.queue,
+                len(batch),
+                exc_info=True,
+            )
+            return False
+        return True
+
+    async def _pause(self, feed: _Feed, pause_s: float) -> None:
+        """Put everything back, where another process may take it, and begin anew after a while."""
+        try:
+            await feed.give_back()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            if self._feed is feed and not self._stopping.is_set():
+                again = _Feed(feed.session, feed.channel, self._arrived)
+                self._feed = again
+                await again.open(self.queue, self._prefetch)
+                self._watch(again)
+        except LinkError as exc:
+            # The next connection begins anew by itself.
+            logger.debug("Queue '%s': %s", self.queue, exc)
+        except exceptions.AMQPChannelError as exc:
+            logger.warning("Queue '%s' can't be consumed any more: %r", self.queue, exc)
+            self._on_end(self)
+
+
+def _delivery(message: DeliveredMessage) -> Delivery:
+    headers = message.header.properties.headers or {}
+    return Delivery(message.routing_key or "", message.body, headers, bool(message.redelivered))

@@ -1,0 +1,1 @@
+"""REST routes: parse, call the rule, answer."""

@@ -1,0 +1,1 @@
+"""What may happen; no HTTP, no SQL."""

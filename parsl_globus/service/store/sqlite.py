@@ -1,0 +1,92 @@
+"""SQLite: one file, for a laptop and for tests."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from parsl_globus.errors import ConfigError
+from parsl_globus.service.store.schema import HEAD, current, migrate
+from parsl_globus.service.store.sql import SqlStore, Trouble
+
+#: How long a writer waits for another process (a backup, say), in milliseconds.
+_BUSY_TIMEOUT_MS = 10_000
+
+
+class SqliteDatabase:
+    """A database file. See `Database`.
+
+    Args:
+        path: The file; made when missing, readable by its owner only.
+        full_sync: Wait for the disk at each commit. Without it a commit survives the death of the process at any
+            moment (the operating system has it), but the last moments may be lost with the power.
+    """
+
+    write_threads = 1
+    read_threads = 1
+    shared = False
+
+    def __init__(self, path: Path, *, full_sync: bool = False) -> None:
+        self._path = path
+        self._full_sync = full_sync
+        self.writer = self._engine("BEGIN IMMEDIATE")
+        self.reader = self._engine("BEGIN")
+
+    def _engine(self, begin: str) -> sa.Engine:
+        engine = sa.create_engine(f"sqlite:///{self._path}", connect_args={"check_same_thread": False})
+
+        @sa.event.listens_for(engine, "connect")
+        def connected(connection: sqlite3.Connection, record: Any) -> None:  # noqa: ARG001 - the hook's signature
+            # The driver's own transactions start late, at the first change; ours start with "begin" below.
+            connection.isolation_level = None
+            for pragma in (
+                f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+                "journal_mode = WAL",
+                f"synchronous = {'FULL' if self._full_sync else 'NORMAL'}",
+                "cache_size = -65536",
+                # Debian's SQLite overwrites what is deleted, by default wherever it takes writes of its own: removing
+                # costs ten times as much then, and tasks wait for it. Nothing here promises that.
+                "secure_delete = FAST",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+        @sa.event.listens_for(engine, "begin")
+        def begun(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def open(self) -> None:
+        self.migrate()
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Make the file, or bring it up to date; returns the schema's versions before and after."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600, exist_ok=True)
+            with self.writer.begin() as connection:
+                before = current(connection)
+                migrate(connection)
+                return before, HEAD
+        except (OSError, sa.exc.DBAPIError) as exc:
+            detail = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
+            raise ConfigError(
+                f"The service's database can't be used ({detail}). Choose another folder with --data, or mend it.",
+                file=str(self._path),
+            ) from exc
+
+    def trouble(self, exc: sa.exc.DBAPIError) -> Trouble | None:  # noqa: ARG002 - see `Database`
+        # A file is there or it is not, and a writer that meets another one waits in SQLite itself.
+        return None
+
+    def close(self) -> None:
+        self.reader.dispose()
+        self.writer.dispose()
+
+
+def sqlite_store(path: Path, *, full_sync: bool = False) -> SqlStore:
+    """A store in a SQLite file; see `SqliteDatabase`."""
+    return SqlStore(SqliteDatabase(path, full_sync=full_sync))

@@ -1,0 +1,1 @@
+"""For tests, ours and users': a service, endpoints and Parsl configurations on demand."""

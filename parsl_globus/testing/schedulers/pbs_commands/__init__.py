@@ -1,0 +1,1 @@
+"""The commands of the PBS Pro front end, each run as `python -m`."""

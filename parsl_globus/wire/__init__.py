@@ -1,0 +1,1 @@
+"""Formats shared by all sides; no socket, no Parsl."""

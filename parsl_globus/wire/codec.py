@@ -1,0 +1,46 @@
+"""Messages to bytes and back, by globus-compute-common's packer; one error for any bad input."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from globus_compute_common.messagepack import pack as _pack
+from globus_compute_common.messagepack import unpack as _unpack
+
+from parsl_globus.errors import DecodeError
+from parsl_globus.wire.messages import Message
+
+_M = TypeVar("_M", bound=Message)
+
+
+def pack(message: Message) -> bytes:
+    """Encode `message` (PROTOCOL.md section 6)."""
+    return _pack(message)
+
+
+def unpack(body: bytes, expected: type[_M]) -> _M:
+    """Decode `body`, which must hold an `expected` message.
+
+    Raises:
+        DecodeError: The bytes are no message, or one of another type.
+    """
+    what = expected.__name__ + " message"
+    try:
+        message = _unpack(body)
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        # Bad UTF-8, bad JSON, an unknown version or type and failed validation are all ValueErrors; a JSON body that
+        # is no object is a TypeError there. RecursionError comes of hostile nesting.
+        raise DecodeError(what=what, size_bytes=len(body), detail=f"{type(exc).__name__}: {exc}"[:500]) from exc
+    if not isinstance(message, expected):
+        raise DecodeError(what=what, size_bytes=len(body), detail=f"it is a {type(message).__name__} message")
+    return message
+
+
+def says_error(body: bytes) -> bool:
+    """Whether this packed result message tells an error, without decoding it: results may be megabytes.
+
+    Quotes within texts are escaped in JSON, so the key is found where it is a key only.
+    """
+    key = b'"error_details":'
+    found = body.rfind(key)
+    return found >= 0 and not body.startswith(b"null", found + len(key))

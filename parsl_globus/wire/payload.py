@@ -1,0 +1,125 @@
+"""Encodings of functions, arguments and results: the SDK's packing, and what the runner adds to it.
+
+The SDK itself is imported only by those functions that need it: workers load this module once per core, and
+importing the SDK takes longer than starting Python.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parsl_globus.errors import DecodeError
+
+#: Name of the runner's function, and of the registered function.
+RUNNER_NAME = "parsl_globus_runner"
+#: Strategy of functions sent as source, and of data sent as JSON (PROTOCOL.md section 6).
+SOURCE_STRATEGY = "st\n"
+JSON_STRATEGY = "11\n"
+#: Where endpoints find the class for JSON results, as `result_serializers` names it.
+JSON_RESULT_SERIALIZER = "globus_compute_sdk.serialize.JSONData"
+#: The runner's empty keyword arguments, packed.
+_NO_KEYWORDS = f"{len(JSON_STRATEGY) + 2}\n{JSON_STRATEGY}{{}}"
+
+
+def pack_buffers(buffers: Sequence[str]) -> str:
+    """Join buffers, each led by its length in characters. The inverse of `split_buffers`."""
+    return "".join([f"{len(buffer)}\n{buffer}" for buffer in buffers])
+
+
+def split_buffers(packed: str, limit: int) -> list[str]:
+    """Split `packed` into its buffers.
+
+    Args:
+        packed: What `pack_buffers` gave.
+        limit: How many buffers there may be.
+
+    Raises:
+        DecodeError: It doesn't follow the format, or holds more than `limit` buffers.
+    """
+    buffers: list[str] = []
+    position = 0
+    while position < len(packed):
+        newline = packed.find("\n", position, position + 20)
+        digits = packed[position:newline] if newline > 0 else ""
+        if not (digits.isascii() and digits.isdigit()):
+            raise _bad(packed, f"there is no length at character {position}")
+        start, position = newline + 1, newline + 1 + int(digits)
+        if position > len(packed):
+            raise _bad(packed, f"the buffer at character {start} is cut short")
+        if len(buffers) == limit:
+            raise _bad(packed, f"there are more than {limit} buffers")
+        buffers.append(packed[start:position])
+    return buffers
+
+
+def _bad(text: str, detail: str) -> DecodeError:
+    return DecodeError(what="packed payload", size_bytes=len(text), detail=detail)
+
+
+def pack_runner_code(source: str) -> str:
+    """The runner's source in the form in which functions are registered."""
+    return pack_buffers([f"{SOURCE_STRATEGY}{RUNNER_NAME}:{source}"])
+
+
+def pack_runner_call(arguments: Sequence[str]) -> str:
+    """The runner's arguments, which are texts only: they are decoded before the runner starts."""
+    return pack_buffers([JSON_STRATEGY + json.dumps(list(arguments), separators=(",", ":"))]) + _NO_KEYWORDS
+
+
+def unpack_runner_call(args_buffer: str) -> list[str]:
+    """The texts of a call packed by `pack_runner_call`.
+
+    Raises:
+        DecodeError: It is not such a call.
+    """
+    try:
+        if not args_buffer.startswith(JSON_STRATEGY):
+            raise ValueError(f"strategy {args_buffer[:2]!r} instead of JSON")
+        texts = json.loads(args_buffer[len(JSON_STRATEGY) :])
+        if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+            raise ValueError("it is no list of texts")
+    except ValueError as exc:
+        raise DecodeError(what="runner call", size_bytes=len(args_buffer), detail=str(exc)) from exc
+    return texts
+
+
+def pack_runner_record(record: Mapping[str, Any]) -> str:
+    """A record of the runner as the data of a result."""
+    return JSON_STRATEGY + json.dumps(record, separators=(",", ":"))
+
+
+def unpack_runner_record(data: str) -> dict[str, Any]:
+    """The record of a result.
+
+    Raises:
+        DecodeError: The data is not a record of the runner.
+    """
+    try:
+        if not data.startswith(JSON_STRATEGY):
+            raise ValueError(f"strategy {data[:2]!r} instead of JSON")
+        record = json.loads(data[len(JSON_STRATEGY) :])
+        if not (isinstance(record, dict) and isinstance(record.get("kind"), str)):
+            raise ValueError("it is no tagged record")
+    except ValueError as exc:
+        raise DecodeError(what="runner record", size_bytes=len(data), detail=str(exc)) from exc
+    return record
+
+
+def to_text(data: bytes) -> str:
+    """Bytes as text for JSON."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_text(text: str) -> bytes:
+    """The inverse of `to_text`.
+
+    Raises:
+        DecodeError: It is no base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise DecodeError(what="base64 text", size_bytes=len(text), detail=str(exc)) from exc

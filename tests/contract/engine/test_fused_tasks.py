@@ -1,0 +1,132 @@
+"""Short tasks in one trip: each ends as if it were alone."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import wait
+
+import pytest
+
+from parsl_globus.endpoint.engine import EngineFailure, EngineTask
+from parsl_globus.endpoint.fusing import DEEP, Durations
+
+DEADLINE_S = 60
+#: As in a result message: 0.1 ms.
+TOOK = b'"timestamp": 1700000000000000000, "timestamp": 1700000000000100000'
+
+
+def _short(body=b"echo:x"):
+    return EngineTask(uuid.uuid4(), body, function="known")
+
+
+@pytest.fixture(scope="module")
+def engine(started):
+    engine = started("htex")
+    yield engine
+    assert list((engine.folder / "fused").iterdir()) == []
+
+
+@pytest.fixture(autouse=True)
+def known_to_be_short(engine):
+    """However busy this machine is."""
+    engine._durations = Durations()
+    for _ in range(100):
+        engine._durations.note("known", 100_000)
+
+
+@pytest.fixture
+def payloads(engine, monkeypatch):
+    """Sizes of what was handed to Parsl's executor."""
+    sizes: list[int] = []
+    submit = engine._executor.submit_payload
+
+    def counting(context, buffer):
+        sizes.append(len(context["task_executor"]["a"][0]) if "run_fused" in context["task_executor"]["f"] else 1)
+        return submit(context, buffer)
+
+    monkeypatch.setattr(engine._executor, "submit_payload", counting)
+    return sizes
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Holds up tasks until it is opened, at the latest at the test's end."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+def trip_of(engine, *bodies):
+    """Futures of tasks that go together, the given ones first."""
+    tasks = [_short(body) for body in bodies] + [_short() for _ in range(DEEP - len(bodies))]
+    return engine.submit_all(tasks)[: len(bodies)]
+
+
+def never_began(future) -> bool:
+    error = future.exception(DEADLINE_S)
+    assert isinstance(error, EngineFailure)
+    return error.lost and not error.begun
+
+
+def test_many_share_trips_and_each_has_its_own_result(engine, payloads):
+    tasks = [_short(b"echo:%d" % number) for number in range(500)]
+    futures = engine.submit_all(tasks)
+    wait(futures, DEADLINE_S)
+    assert [future.result(0) for future in futures] == [b"%d" % number for number in range(500)]
+    assert sum(payloads) == 500
+    assert len(payloads) < 100
+    assert all((engine.folder / "begun" / str(task.task_id)).exists() for task in tasks)
+
+
+def test_few_go_alone(engine, payloads):
+    for future in engine.submit_all([_short() for _ in range(5)]):
+        future.result(DEADLINE_S)
+    assert payloads == [1] * 5
+
+
+def test_others_go_alone(engine, payloads):
+    big = EngineTask(uuid.uuid4(), b"echo:" + b"x" * 100_000, function="known")
+    unknown = [EngineTask(uuid.uuid4(), b"echo:x", function="unknown") for _ in range(DEEP)]
+    again = EngineTask(uuid.uuid4(), b"echo:x", attempt=2, function="known")
+    for future in engine.submit_all([big, *unknown, again, *[_short() for _ in range(DEEP)]]):
+        future.result(DEADLINE_S)
+    assert payloads[: DEEP + 2] == [1] * (DEEP + 2)
+    assert sum(payloads[DEEP + 2 :]) == DEEP
+
+
+def test_one_that_takes_long_holds_up_none_of_the_others(engine, gate):
+    before, long, after = trip_of(engine, b"echo:before", b"wait:" + bytes(gate), b"echo:after")
+    assert before.result(DEADLINE_S) == b"before"
+    assert never_began(after)
+    assert not long.done()
+    gate.touch()
+    assert long.result(DEADLINE_S) == b"waited"
+    # And is not taken for short any more.
+    assert engine._short_ns(_short()) is None
+    for future in [engine.submit(_short(b"echo:" + TOOK)) for _ in range(200)]:
+        future.result(DEADLINE_S)
+    assert engine._short_ns(_short()) is not None
+
+
+def test_one_that_kills_its_worker_takes_only_itself(engine):
+    before, deadly, after = trip_of(engine, b"echo:before", b"die", b"echo:after")
+    assert before.result(DEADLINE_S) == b"before"
+    assert deadly.exception(DEADLINE_S).code == "WorkerLost"
+    assert after.exception(DEADLINE_S).lost  # its mark tells that it hasn't begun
+    assert (engine.folder / "begun").exists()
+
+
+def test_one_whose_worker_breaks_its_promise_takes_only_itself(engine):
+    before, broken, after = trip_of(engine, b"echo:before", b"raise", b"echo:after")
+    assert before.result(DEADLINE_S) == b"before"
+    assert broken.exception(DEADLINE_S).code == "EngineFailed"
+    assert never_began(after)
+
+
+def test_results_that_an_earlier_agent_did_not_get(engine, gate):
+    before, long = trip_of(engine, b"echo:before", b"wait:" + bytes(gate))
+    assert before.result(DEADLINE_S) == b"before"  # from the worker's notes
+    assert b"before" in engine.noted_results().values()
+    assert engine.noted_results() == {}
+    gate.touch()
+    assert long.result(DEADLINE_S) == b"waited"

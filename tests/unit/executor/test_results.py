@@ -1,0 +1,80 @@
+"""What the stream doesn't bring: asked for over REST, of a service that answers as told."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import uuid
+from concurrent.futures import Future
+
+import pytest
+
+from parsl_globus.errors import ExecutorShutDown, ServiceUnreachable, TaskLost
+from parsl_globus.executor import results as results_module
+from parsl_globus.executor.results import Results
+from parsl_globus.wire.documents import TaskStatus
+from parsl_globus.wire.payload import pack_runner_record, to_text
+
+
+class ToldService:
+    url = "http://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.answers: list[object] = []
+        self.asked = threading.Semaphore(0)
+
+    def task_statuses(self, task_ids):
+        answer = self.answers.pop(0) if self.answers else {}
+        self.asked.release()
+        if isinstance(answer, Exception):
+            raise answer
+        return {task_id: status for task_id, status in answer.items() if task_id in task_ids}
+
+
+@pytest.fixture
+def service():
+    return ToldService()
+
+
+@pytest.fixture
+def results(service, monkeypatch):
+    monkeypatch.setattr(results_module, "RETRY_PERIOD_S", 0.01)
+    results = Results(service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=None, offline_timeout_s=None)
+    results.start()
+    yield results
+    results.stop(ExecutorShutDown(label="test"))
+
+
+def wait_asked(service, count):
+    for _ in range(count):
+        assert service.asked.acquire(timeout=10)
+
+
+def running(task_id):
+    return TaskStatus(task_id=task_id, status="waiting-for-ep")
+
+
+def test_asking_again_soon_when_the_service_does_not_answer(service, results):
+    task_id, future = uuid.uuid4(), Future()
+    results.pending.add({task_id: future})
+    record = pack_runner_record({"kind": "value", "data": to_text(pickle.dumps(42))})
+    ended = TaskStatus(task_id=task_id, status="success", completion_t="1", result=record)
+    service.answers = [ServiceUnreachable(url=service.url), ServiceUnreachable(url=service.url), {task_id: ended}]
+    results._reconcile_now.set()
+    wait_asked(service, 3)
+    assert future.result(10) == 42
+    assert len(results.pending) == 0
+
+
+def test_a_task_that_the_service_has_lost_fails(service, results):
+    lost, known = uuid.uuid4(), uuid.uuid4()
+    futures = {lost: Future(), known: Future()}
+    results.pending.add(futures)
+    for _ in range(2):
+        assert not futures[lost].done(), "one answer is not enough"
+        service.answers = [{known: running(known)}]
+        results._reconcile_now.set()
+        wait_asked(service, 1)
+    with pytest.raises(TaskLost, match="does not know this task"):
+        futures[lost].result(10)
+    assert not futures[known].done()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from noting_broker import NotingBroker
+
+from parsl_globus.errors import LinkError
+from parsl_globus.service.broker.base import Delivery
+from parsl_globus.service.results import ResultIntake, failure_body
+from parsl_globus.service.rules.queues import Queues, group_queue
+from parsl_globus.service.store.base import GroupRecord, NewTask, SubmissionRecord, UserEndpointRecord
+from parsl_globus.service.store.memory import MemoryStore
+from parsl_globus.wire import codec, names
+from parsl_globus.wire.messages import Result
+from parsl_globus.wire.states import TaskStage
+
+OWNER = uuid.uuid4()
+
+
+class Bench:
+    def __init__(self):
+        self.store, self.broker = MemoryStore(), NotingBroker()
+        self.queues = Queues(self.broker, control=False)
+        self.intake = self.new_intake()
+        self.group = GroupRecord(uuid.uuid4(), OWNER, has_queue=True)
+        self.endpoint_id = uuid.uuid4()
+
+    def new_intake(self):
+        return ResultIntake(self.store, self.broker, self.queues)
+
+    async def tasks(self, count):
+        await self.store.put_user_endpoint(UserEndpointRecord(self.endpoint_id, uuid.uuid4(), OWNER))
+        tasks = [NewTask(uuid.uuid4(), uuid.uuid4(), "p") for _ in range(count)]
+        await self.store.add_submission(
+            SubmissionRecord(uuid.uuid4(), OWNER, self.group, self.endpoint_id, None, "{}", (), "{}", 1.0), tasks
+        )
+        await self.queues.declare_group(self.group)
+        return [self.delivery(codec.pack(Result(task_id=task.task_id, data="00\nx"))) for task in tasks]
+
+    def delivery(self, body, *, redelivered=False):
+        return Delivery(names.results_key(self.endpoint_id), body, {}, redelivered)
+
+    def forwarded(self):
+        return [p.body for p in self.broker.published]
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def test_a_result_that_was_stored_but_not_forwarded_is_forwarded_when_it_comes_again(bench):
+    async def scenario():
+        deliveries = await bench.tasks(2)
+        bench.broker.down = True
+        with pytest.raises(LinkError):  # put back, and delivered again
+            await bench.intake.handle(deliveries)
+        bench.broker.down = False
+        assert await bench.store.unfinished_tasks() == []
+        await bench.new_intake().handle(deliveries)
+        assert bench.forwarded() == [d.body for d in deliveries]
+
+    asyncio.run(scenario())
+
+
+def test_a_repeat_that_was_forwarded_is_dropped(bench):
+    async def scenario():
+        deliveries = await bench.tasks(1)
+        await bench.intake.handle(deliveries)
+        await bench.intake.handle(deliveries + deliveries)
+        assert len(bench.forwarded()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_that_the_broker_lost_is_declared_again(bench):
+    async def scenario():
+        deliveries = await bench.tasks(3)
+        bench.broker.queues.clear()
+        await bench.intake.handle(deliveries)
+        assert bench.forwarded() == [d.body for d in deliveries]
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_of_one_group_does_not_hold_up_others(bench):
+    async def scenario():
+        stuck = await bench.tasks(1)
+        bench.broker.full.add(group_queue(bench.group))
+        bench.group = GroupRecord(uuid.uuid4(), OWNER, has_queue=True)
+        others = await bench.tasks(1)
+        await bench.intake.handle(stuck + others)
+        assert bench.forwarded() == [others[0].body]
+        assert await bench.store.unfinished_tasks() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_group_without_a_queue_keeps_its_results_in_the_store(bench):
+    async def scenario():
+        bench.group = GroupRecord(uuid.uuid4(), OWNER, has_queue=False)
+        await bench.intake.handle(await bench.tasks(1))
+        assert bench.forwarded() == []
+        assert await bench.store.unfinished_tasks() == []
+
+    asyncio.run(scenario())
+
+
+def test_failing_all_that_waits(bench):
+    async def scenario():
+        await bench.tasks(450)
+        assert await bench.intake.fail_unfinished(bench.endpoint_id, "Code", "words") == 450
+        results = [codec.unpack(body, Result) for body in bench.forwarded()]
+        assert {(r.data, r.error_details.code, r.error_details.user_message) for r in results} == {
+            ("words", "Code", "words")
+        }
+        (record,) = await bench.store.tasks([results[0].task_id])
+        assert record.stage is TaskStage.FAILED
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_is_a_proper_result_message():
+    task_id = uuid.uuid4()
+    result = codec.unpack(failure_body(task_id, "Code", "words"), Result)
+    assert result.task_id == task_id
+    assert result.is_error

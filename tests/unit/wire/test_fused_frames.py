@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parsl_globus.errors import DecodeError
+from parsl_globus.wire.fused import FusedResult, pack_bodies, pack_result, split_bodies, split_results
+
+BODIES = st.lists(st.binary(max_size=50), max_size=6)
+
+
+@given(BODIES)
+def test_bodies_come_back(bodies):
+    assert split_bodies(pack_bodies(bodies)) == bodies
+
+
+@given(BODIES.filter(bool), st.data())
+def test_bodies_that_are_cut_short_are_refused(bodies, data):
+    packed = pack_bodies(bodies)
+    whole = {len(pack_bodies(bodies[:count])) for count in range(len(bodies) + 1)}
+    end = data.draw(st.sampled_from([end for end in range(len(packed)) if end not in whole]))
+    with pytest.raises(DecodeError, match="cut short"):
+        split_bodies(packed[:end])
+
+
+@given(BODIES, st.data())
+def test_whole_results_come_back_however_it_ends(bodies, data):
+    results = [FusedResult(uuid.uuid4(), number, body) for number, body in enumerate(bodies)]
+    parts = [pack_result(result) for result in results]
+    packed = b"".join(parts)
+    end = data.draw(st.integers(0, len(packed)))
+    count = max(count for count in range(len(parts) + 1) if len(b"".join(parts[:count])) <= end)
+    assert list(split_results(packed[:end])) == results[:count]
