@@ -3,7 +3,7 @@
     python tests/parsl_suite/run.py [--public-only] [--apart] [--public-agent] [pytest's options]
 
 Nothing that an executor like ours could do is left out; what is, is in `LEFT_OUT`, with its reason, and in the page
-`docs/executor.rst`.
+`docs/tested_on.rst`.
 """
 
 from __future__ import annotations
