@@ -30,6 +30,7 @@ from parsl_globus.errors import (
 )
 from parsl_globus.executor.outcome import fail
 from parsl_globus.wire.documents import DEFAULT_PAYLOAD_LIMIT_BYTES, Submitted
+from parsl_globus.wire.payload import Payload
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,17 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A task that waits to be submitted.
 
     Attributes:
-        payload: The packed arguments of the runner.
+        payload: The packed arguments of the runner, or what they are packed from when they are sent.
         future: Whom to answer.
         group: Tasks with the same group can share a POST: specification and user configuration as JSON.
     """
 
-    payload: str
+    payload: Payload
     future: Future[Any]
     group: tuple[str, str]
 
@@ -259,7 +260,7 @@ class Batcher:
         key = uuid.uuid4() if self._idempotent else None
         if self._before is not None:
             self._before(key, batch)
-        group, payloads = batch[0].group, [task.payload for task in batch]
+        group, payloads = batch[0].group, [str(task.payload) for task in batch]
         what = f"submission of {len(batch)} tasks"
         return self.insist(lambda: self._submit(group, payloads, key), what=what, repeatable=key is not None)
 

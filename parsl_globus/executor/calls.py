@@ -18,11 +18,14 @@ from parsl_globus.executor.functions import Encoder, sender_versions
 from parsl_globus.executor.outcome import AS_SOURCE, SENT, fail
 from parsl_globus.executor.source_code import NoSource
 from parsl_globus.wire.documents import DEFAULT_PAYLOAD_LIMIT_BYTES
+from parsl_globus.wire.payload import Payload
 
 logger = logging.getLogger(__name__)
 
 #: Specification and user configuration as JSON; the second may decide which Python the workers have.
 _Group = tuple[str, str]
+#: Shared by all calls without: each would keep an empty dictionary of its own.
+_NO_KEYWORDS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Calls:
         function: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-    ) -> str:
+    ) -> Payload:
         """The call as a submission carries it.
 
         Args:
@@ -105,7 +108,9 @@ class Calls:
         if worker is not None:
             return self._encode_source(future, function, args, kwargs, worker)
         payload = self._encoder.encode(function, args, kwargs)
-        sent = self._settled.get(group[1]) or _Call(self, group, function, args, kwargs, hash(payload))
+        sent: _Settled | _Call | None = self._settled.get(group[1])
+        if sent is None:
+            sent = _Call(self, group, function, args, kwargs or _NO_KEYWORDS, hash(payload))
         setattr(future, SENT, sent)
         return payload
 
@@ -145,7 +150,7 @@ class Calls:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         worker: dict[str, str],
-    ) -> str:
+    ) -> Payload:
         try:
             payload = self._source_encoder.encode(function, args, kwargs)
         except NoSource as exc:

@@ -12,7 +12,7 @@ import platform
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -25,18 +25,8 @@ from parsl_globus.executor.wrappers import Wrappers, shape_of
 from parsl_globus.wire import payload
 from parsl_globus.wire.documents import FunctionRegistration
 
-
-@dataclass(frozen=True)
-class EncodedFunction:
-    """A function as the runner takes it.
-
-    Attributes:
-        header: The runner's first argument.
-        text: The runner's second argument.
-    """
-
-    header: str
-    text: str
+#: An encoded function: makes the payload of a call from its encoded arguments.
+_Pack = Callable[[str], payload.Payload]
 
 
 def sender_versions() -> dict[str, str]:
@@ -75,28 +65,29 @@ class Encoder:
 
     def __init__(self, serializers: Serializers = OWN, *, as_source: bool = False) -> None:
         self._serializers = serializers
-        self._pack = serializers.pack_call
         self._as_source = as_source
         self._versions = sender_versions() | ({"python": "any"} if as_source else {})
         # By object: a Parsl app keeps one function for all its calls. What Parsl makes per call is forgotten with it.
-        self._known: weakref.WeakKeyDictionary[Callable[..., Any], EncodedFunction] = weakref.WeakKeyDictionary()
-        self._wrappers: Wrappers[EncodedFunction] = Wrappers()
+        self._known: weakref.WeakKeyDictionary[Callable[..., Any], _Pack] = weakref.WeakKeyDictionary()
+        self._wrappers: Wrappers[_Pack] = Wrappers()
 
     def for_any_python(self) -> Encoder:
         """Likewise, but functions go as source."""
         return Encoder(self._serializers, as_source=True)
 
-    def encode(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    def encode(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> payload.Payload:
         """The packed arguments of the runner for this call, as a submission carries them.
 
         Raises:
             NotSerializable: The function or an argument can't be pickled; the error says which one.
             NoSource: Functions go as source, and one has none.
         """
-        encoded = self._encode_function(function)
-        return self._pack([encoded.header, encoded.text, _encode_arguments(args, kwargs, as_source=self._as_source)])
+        pack = self._encode_function(function)
+        if not args and not kwargs:
+            return pack(_NO_ARGUMENTS)
+        return pack(_encode_arguments(args, kwargs, as_source=self._as_source))
 
-    def _encode_function(self, function: Callable[..., Any]) -> EncodedFunction:
+    def _encode_function(self, function: Callable[..., Any]) -> _Pack:
         try:
             return self._known[function]
         except (KeyError, TypeError):  # new, or one that has no hash or weak reference
@@ -113,7 +104,7 @@ class Encoder:
             name = getattr(function, "__name__", repr(function))
             raise NotSerializable(what=f"the function '{name}'", detail=_describe(exc)) from exc
         header = {**self._versions, "function": hashlib.sha256(pickled).hexdigest()[:32]}
-        encoded = EncodedFunction(header=json.dumps(header), text=payload.to_text(pickled))
+        encoded = self._packer([json.dumps(header), payload.to_text(pickled)])
         if shape is not None:
             self._wrappers.keep(shape, function, encoded)
             return encoded
@@ -122,6 +113,12 @@ class Encoder:
         except TypeError:
             pass
         return encoded
+
+    def _packer(self, lead: list[str]) -> _Pack:
+        """What packs calls that begin with these arguments of the runner."""
+        if self._serializers.data is None:
+            return partial(payload.RunnerCall, payload.runner_call_lead(lead))
+        return lambda arguments: self._serializers.pack_call([*lead, arguments])
 
 
 def _encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, as_source: bool = False) -> str:
@@ -146,6 +143,10 @@ def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _pickle(value: Any, *, as_source: bool = False) -> bytes:
     """Pickle; by value only where it is needed, as that is several times slower."""
     return by_value.dumps_quickly(value) or by_value.dumps(value, as_source=as_source)
+
+
+#: The same for every Python, and for all tasks.
+_NO_ARGUMENTS = _encode_arguments((), {})
 
 
 def _describe(exc: BaseException) -> str:

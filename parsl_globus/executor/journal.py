@@ -202,7 +202,7 @@ class Journal:
         if not calls:
             return
         self._flush()
-        batch = Batch(key, tasks[0].group, [task.payload for task in tasks])
+        batch = Batch(key, tasks[0].group, [str(task.payload) for task in tasks])
         number = self.file.sending(self._endpoint_id, batch, [(entry.key, position) for entry, position in calls])
         with self._lock:
             self._size_bytes += ROW_BYTES * len(calls)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from parsl_globus.errors import DecodeError
@@ -67,6 +68,40 @@ def pack_runner_code(source: str) -> str:
 def pack_runner_call(arguments: Sequence[str]) -> str:
     """The runner's arguments, which are texts only: they are decoded before the runner starts."""
     return pack_buffers([JSON_STRATEGY + json.dumps(list(arguments), separators=(",", ":"))]) + _NO_KEYWORDS
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerCall:
+    """A call that is packed when it is sent: while it waits it shares all but its arguments with its function's others.
+
+    `str` of it is what `pack_runner_call` gives, `len` how long that is.
+
+    Attributes:
+        lead: From `runner_call_lead`.
+        arguments: The last argument of the runner, from `to_text`: JSON takes it as it is.
+    """
+
+    lead: str
+    arguments: str
+
+    def __str__(self) -> str:
+        size = len(self.lead) + len(self.arguments) + len(_END_OF_CALL)
+        return f"{size}\n{self.lead}{self.arguments}{_END_OF_CALL}{_NO_KEYWORDS}"
+
+    def __len__(self) -> int:
+        size = len(self.lead) + len(self.arguments) + len(_END_OF_CALL)
+        return len(str(size)) + 1 + size + len(_NO_KEYWORDS)
+
+
+#: What a submission carries for a task, or becomes that with `str`.
+Payload = str | RunnerCall
+
+_END_OF_CALL = '"]'
+
+
+def runner_call_lead(arguments: Sequence[str]) -> str:
+    """All of a call up to the last argument of the runner."""
+    return JSON_STRATEGY + json.dumps([*arguments, ""], separators=(",", ":"))[: -len(_END_OF_CALL)]
 
 
 def unpack_runner_call(args_buffer: str) -> list[str]:

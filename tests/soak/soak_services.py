@@ -193,7 +193,7 @@ def _run(
     function_id = clients["a"].register_function(runner_registration())
     group_id = clients["b"].submit(endpoint.endpoint_id, {"tasks": {}, "create_queue": True}).task_group_id
     answers = Answers(clients["b"], group_id)
-    payload = Encoder().encode(pow, (3, 4), {})
+    payload = str(Encoder().encode(pow, (3, 4), {}))
     window = max(2 * _SUBMITTERS * _BATCH, min(_MOST_WAITING, report.tasks // 5))
     submitters = Submitters(clients, endpoint.endpoint_id, function_id, group_id, payload, answers, window)
     for party in (endpoint, answers):

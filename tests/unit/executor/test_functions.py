@@ -5,7 +5,9 @@ import gc
 import pytest
 
 from parsl_globus.errors import NotSerializable
+from parsl_globus.executor import by_value
 from parsl_globus.executor.functions import Encoder
+from parsl_globus.wire.payload import RunnerCall, from_text, split_buffers, unpack_runner_call
 
 
 def test_a_function_is_pickled_once():
@@ -76,3 +78,18 @@ def test_objects_that_raise_anything_are_told():
 
     with pytest.raises(NotSerializable, match="odd"):
         Encoder().encode(abs, (Nasty(),), {})
+
+
+def test_calls_that_wait_share_their_function():
+    encoder = Encoder()
+    first, second = (encoder.encode(pow, (2, number), {}) for number in (1, 2))
+    assert isinstance(first, RunnerCall)
+    assert isinstance(second, RunnerCall)
+    assert first.lead is second.lead
+    assert str(first) != str(second)
+
+
+def test_calls_without_arguments_are_alike():
+    encoder = Encoder()
+    texts = unpack_runner_call(split_buffers(str(encoder.encode(abs, (), {})), limit=2)[0])
+    assert by_value.loads(from_text(texts[2])) == ((), {})

@@ -72,7 +72,7 @@ class Here:
         self.objects.start()
 
     def send(self, future, _group, function, args, kwargs):
-        text = self.encoder.encode(function, args, kwargs)
+        text = str(self.encoder.encode(function, args, kwargs))
         self.sent.append(text)
         if not self.run:
             return

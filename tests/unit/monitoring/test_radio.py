@@ -61,7 +61,8 @@ class Monitored:
 
     def texts(self, function, *args, **options):
         wrapped, args, kwargs = self.wrap(function, *args, **options)
-        return payload.unpack_runner_call(payload.split_buffers(self.encoder.encode(wrapped, args, kwargs), limit=2)[0])
+        packed = str(self.encoder.encode(wrapped, args, kwargs))
+        return payload.unpack_runner_call(payload.split_buffers(packed, limit=2)[0])
 
     def run(self, function, *args, **options):
         namespace: dict = {}
@@ -160,7 +161,7 @@ def test_what_holds_changing_things_has_no_shape(monitored):
 def test_a_task_without_monitoring_says_nothing_of_it():
     namespace: dict = {}
     exec(RUNNER, namespace)
-    call = payload.split_buffers(Encoder().encode(app, (1,), {}), limit=2)[0]
+    call = payload.split_buffers(str(Encoder().encode(app, (1,), {})), limit=2)[0]
     assert "monitoring" not in namespace[payload.RUNNER_NAME](*payload.unpack_runner_call(call))
 
 

@@ -81,3 +81,11 @@ def test_base64_of_someone_else_is_one_error():
     assert payload.from_text(payload.to_text(b"\x00\xff")) == b"\x00\xff"
     with pytest.raises(DecodeError):
         payload.from_text("no base64!")
+
+
+@pytest.mark.parametrize("arguments", ["", "aGVsbG8=", "A" * 100_000])
+def test_a_call_that_waits_becomes_what_is_packed_at_once(arguments):
+    texts = ['{"python": "3.11"}', "ü+/="]
+    call = payload.RunnerCall(payload.runner_call_lead(texts), arguments)
+    assert str(call) == payload.pack_runner_call([*texts, arguments])
+    assert len(call) == len(str(call))

@@ -41,7 +41,7 @@ def public(function, *args, **kwargs) -> str:
 
 
 def ours(function, *args, **kwargs) -> str:
-    return runner_registration().function_code + Encoder().encode(function, args, kwargs)
+    return runner_registration().function_code + str(Encoder().encode(function, args, kwargs))
 
 
 def value(result):

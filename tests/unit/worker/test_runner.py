@@ -23,7 +23,7 @@ SOURCE = Path(parsl_globus.worker.__file__).with_name("runner.py").read_text()
 
 def run(function, *args, header=None, **kwargs):
     """Encode as the executor does, run as a stock worker does, decode the record."""
-    args_buffer = payload.split_buffers(Encoder().encode(function, args, kwargs), limit=2)[0]
+    args_buffer = payload.split_buffers(str(Encoder().encode(function, args, kwargs)), limit=2)[0]
     texts = payload.unpack_runner_call(args_buffer)
     if header is not None:
         texts[0] = json.dumps({**json.loads(texts[0]), **header})
