@@ -29,6 +29,7 @@ from parsl_globus.errors import (
     SubmissionUncertain,
 )
 from parsl_globus.executor.outcome import fail
+from parsl_globus.executor.submission import FUNCTION_NOT_FOUND
 from parsl_globus.wire.documents import DEFAULT_PAYLOAD_LIMIT_BYTES, Submitted
 from parsl_globus.wire.payload import Payload
 
@@ -95,8 +96,10 @@ class Batcher:
     Args:
         submit: Makes the POST: group, payloads and idempotency key to the reply. May raise any `ServiceError`.
         on_submitted: Takes tasks that are safe in the service: task ids and futures, in order.
+        renew: Has the service know the tasks' function again, which it has forgotten; may raise any `ServiceError`.
         under_way: Entered while a submission is under way, from before the POST to after `on_submitted`.
         idempotent: Whether the service recognises a repeated submission by its key.
+        endpoint_id: Where the tasks go, for errors that name it.
         label: Of the executor, for messages.
         max_batch: Most tasks in one POST.
         linger_s: How long a lone task waits for company; 0 means not at all.
@@ -109,8 +112,10 @@ class Batcher:
         submit: Callable[[tuple[str, str], list[str], uuid.UUID | None], Submitted],
         on_submitted: Callable[[Sequence[uuid.UUID], Sequence[Future[Any]]], None],
         *,
+        renew: Callable[[], None],
         under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
         idempotent: bool,
+        endpoint_id: uuid.UUID,
         label: str,
         max_batch: int,
         linger_s: float,
@@ -119,8 +124,10 @@ class Batcher:
     ) -> None:
         self._submit = submit
         self._on_submitted = on_submitted
+        self._renew = renew
         self._under_way = under_way
         self._idempotent = idempotent
+        self._endpoint_id = endpoint_id
         self._label = label
         self._max_batch = max_batch
         self._linger_s = linger_s
@@ -243,18 +250,37 @@ class Batcher:
                 fail(task.future, exc)
             return []
 
-    def _send(self, batch: list[Waiting]) -> None:
+    def _send(self, batch: list[Waiting], *, renewed: bool = False) -> None:
+        """Submit and hand on; once again when the service had forgotten the function, unless it was just `renewed`."""
         if not batch:
             return
         try:
             reply = self._post(batch)
         except RequestRefused as exc:
-            self._refused(batch, exc)
+            if exc.code == FUNCTION_NOT_FOUND and not renewed:
+                self._send_anew(batch)
+            else:
+                self._refused(batch, exc)
         except ParslGlobusError as exc:
             for task in batch:
                 fail(task.future, exc)
         else:
-            self._take(batch, reply)
+            self._send_anew(self._take(batch, reply, renewed=renewed))
+
+    def _send_anew(self, batch: list[Waiting]) -> None:
+        """Submit what was refused since its function is not known, so that none of it can run twice.
+
+        Under a key of its own: a service that keeps its answers by key would give the same one again.
+        """
+        if not batch:
+            return
+        try:
+            self.insist(self._renew, what="registration of the function", repeatable=True)
+        except ParslGlobusError as exc:
+            for task in batch:
+                fail(task.future, exc)
+        else:
+            self._send(batch, renewed=True)
 
     def _post(self, batch: list[Waiting]) -> Submitted:
         key = uuid.uuid4() if self._idempotent else None
@@ -307,13 +333,18 @@ class Batcher:
             self._send(batch[middle:])
             return
         for task in batch:
-            fail(task.future, _task_error(exc, size_bytes=len(task.payload)))
+            fail(task.future, self._task_error(exc, size_bytes=len(task.payload)))
 
-    def _take(self, batch: list[Waiting], reply: Submitted) -> None:
-        """Hand the tasks on, with the ids of the reply; they come in the order sent."""
+    def _take(self, batch: list[Waiting], reply: Submitted, *, renewed: bool) -> list[Waiting]:
+        """Hand the tasks on, with the ids of the reply; they come in the order sent.
+
+        Returns:
+            Those to be sent again, as their function was not known.
+        """
         task_ids = next(iter(reply.tasks.values()), [])
         refusals = next(iter((reply.errors or {}).values()), {})
         taken: list[tuple[uuid.UUID, Future[Any]]] = []
+        forgotten: list[Waiting] = []
         for position, task in enumerate(batch):
             task_id = task_ids[position] if position < len(task_ids) else None
             if task_id is not None:
@@ -321,10 +352,24 @@ class Batcher:
                 continue
             refusal = refusals.get(position)
             code = refusal.code if refusal else "TASK_IGNORED"
+            if code == FUNCTION_NOT_FOUND and not renewed:
+                forgotten.append(task)
+                continue
             reason = refusal.reason if refusal else "its answer has no id for this task"
             refused = RequestRefused(http_status=200, code=code, reason=reason)
-            fail(task.future, _task_error(refused, size_bytes=len(task.payload)))
+            fail(task.future, self._task_error(refused, size_bytes=len(task.payload)))
         self._on_submitted([task_id for task_id, _ in taken], [future for _, future in taken])
+        return forgotten
+
+    def _task_error(self, refused: RequestRefused, *, size_bytes: int) -> ParslGlobusError:
+        """What the future of a refused task gets."""
+        if refused.http_status == 413 or refused.code == "TASK_PAYLOAD_TOO_LARGE":
+            return PayloadTooLarge(size_bytes=size_bytes, limit_bytes=DEFAULT_PAYLOAD_LIMIT_BYTES)
+        if refused.code == "FUNCTION_NOT_PERMITTED":
+            return FunctionNotAllowed(endpoint_id=str(self._endpoint_id), detail=refused.reason)
+        if "FORBIDDEN" in refused.code and not isinstance(refused, NotAuthorized):
+            return NotAuthorized(**refused.fields)
+        return refused
 
     def _fail_waiting(self, error: BaseException) -> None:
         with self._wake:
@@ -337,14 +382,3 @@ class Batcher:
 def _is_wanted(future: Future[Any]) -> bool:
     # It runs already when its task is submitted again.
     return future.running() or future.set_running_or_notify_cancel()
-
-
-def _task_error(refused: RequestRefused, *, size_bytes: int) -> ParslGlobusError:
-    """What the future of a refused task gets."""
-    if refused.http_status == 413 or refused.code == "TASK_PAYLOAD_TOO_LARGE":
-        return PayloadTooLarge(size_bytes=size_bytes, limit_bytes=DEFAULT_PAYLOAD_LIMIT_BYTES)
-    if refused.code == "FUNCTION_NOT_PERMITTED":
-        return FunctionNotAllowed(endpoint_id=None, detail=refused.reason)
-    if "FORBIDDEN" in refused.code and not isinstance(refused, NotAuthorized):
-        return NotAuthorized(**refused.fields)
-    return refused

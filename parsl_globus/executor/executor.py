@@ -186,15 +186,17 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         extensions = service.version().extensions
         self._objects = self._new_objects(client)
         self._warn_if_offline(service)
+        runner = runner_registration(self._serializers)
+        view = self._view = ServiceClient(client, max_retries=0)
         submission = self._submission = Submission(
-            service,
+            view,
             self.endpoint_id,
-            service.register_function(runner_registration(self._serializers)),
+            runner,
+            service.register_function(runner),
             result_serializers=self._serializers.results,
             per_task=EXTENSION_PER_TASK in extensions,
         )
         idempotent = EXTENSION_IDEMPOTENCY in extensions
-        view = self._view = ServiceClient(client, max_retries=0)
         results = self._results = Results(
             view,
             endpoint_id=self.endpoint_id,
@@ -208,8 +210,10 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         batcher = self._batcher = Batcher(
             submission.post,
             self._submitted,
+            renew=submission.renew_runner,
             under_way=results.pending.expecting,
             idempotent=idempotent,
+            endpoint_id=self.endpoint_id,
             label=self.label,
             max_batch=self.max_batch,
             linger_s=self.linger_s,

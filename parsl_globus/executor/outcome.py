@@ -56,22 +56,33 @@ class Sent(Protocol):
 _WORKER_LOST = re.compile(r"^parsl\.\S+\.(WorkerLost|ManagerLost):", re.MULTILINE)
 
 
-def complete_from_message(future: Future[Any], result: Result, monitor: Monitor | None = None) -> None:
-    """Complete `future` with a result message; monitoring records are handed over first."""
+def complete_from_message(
+    future: Future[Any], result: Result, monitor: Monitor | None = None, *, sent_to: uuid.UUID | None = None
+) -> None:
+    """Complete `future` with a result message; monitoring records are handed over first.
+
+    Args:
+        future: Of the task.
+        result: Of the task.
+        monitor: Takes the records.
+        sent_to: The endpoint that the task was submitted to, for errors that name it.
+    """
     if result.error_details is not None:
-        fail(future, _failure(result.task_id, result.error_details.code, result.data))
+        fail(future, _failure(result.task_id, result.error_details.code, result.data, sent_to))
     else:
         endpoint_id = (result.details or {}).get("endpoint_id")
         _complete_from_record(future, result.task_id, result.data, monitor, str(endpoint_id))
 
 
-def complete_from_status(future: Future[Any], status: TaskStatus, monitor: Monitor | None = None) -> None:
+def complete_from_status(
+    future: Future[Any], status: TaskStatus, monitor: Monitor | None = None, *, sent_to: uuid.UUID | None = None
+) -> None:
     """Complete `future` with what the service says over REST of an ended task; see `complete_from_message`."""
     if status.result is not None:
         _complete_from_record(future, status.task_id, status.result, monitor)
     else:
         text = status.exception or status.reason or "The service keeps no result of this task any more."
-        fail(future, _failure(status.task_id, status.reason or "RemoteExecutionError", text))
+        fail(future, _failure(status.task_id, status.reason or "RemoteExecutionError", text, sent_to))
 
 
 def fail(future: Future[Any], error: BaseException) -> None:
@@ -82,13 +93,14 @@ def fail(future: Future[Any], error: BaseException) -> None:
         pass  # cancelled, or answered before: results may come twice
 
 
-def _failure(task_id: uuid.UUID, code: str, text: str) -> ParslGlobusError:
+def _failure(task_id: uuid.UUID, code: str, text: str, sent_to: uuid.UUID | None) -> ParslGlobusError:
+    endpoint_id = None if sent_to is None else str(sent_to)
     if code == "EndpointStartFailed":
-        return EndpointStartFailed(endpoint_id=None, detail=text)
+        return EndpointStartFailed(endpoint_id=endpoint_id, detail=text)
     if code == "TaskCancelled":
         return TaskCancelled(detail=text)
     if code == "FunctionNotAllowed":
-        return FunctionNotAllowed(endpoint_id=None, detail=text)
+        return FunctionNotAllowed(endpoint_id=endpoint_id, detail=text)
     if code == "TaskTimedOut":
         words = re.search(r"^\S*TaskTimedOut: (.+)$", text, re.MULTILINE)
         return TaskTimedOut(detail=words[1] if words else "")

@@ -17,6 +17,7 @@ from parsl_globus.errors import (
     DecodeError,
     EndpointOffline,
     LinkGaveUp,
+    NotAuthorized,
     ParslGlobusError,
     ServiceError,
     ServiceUnreachable,
@@ -84,6 +85,7 @@ class Results:
         self._lock = threading.Lock()
         self._consumer: Consumer | None = None
         self._opened_before = False
+        self._not_authorized: NotAuthorized | None = None  # why there is no stream, on the link's thread only
         self._arrived: queue.SimpleQueue[tuple[Consumer, list[Delivery]] | None] = queue.SimpleQueue()
         self._reconcile_now = threading.Event()
         self._stopping = threading.Event()
@@ -129,10 +131,17 @@ class Results:
 
     def _new_consumer(self, task_group_id: uuid.UUID) -> Consumer:
         prefix = ""
+        self._not_authorized = None
 
         def url() -> str:
             nonlocal prefix
-            access = self._service.result_access()
+            try:
+                access = self._service.result_access()
+            except NotAuthorized as exc:
+                # Tried for as long as any failure: a service that has just come back may take the login later.
+                self._not_authorized = exc
+                raise
+            self._not_authorized = None
             prefix = access.queue_prefix
             return access.connection_url
 
@@ -159,9 +168,8 @@ class Results:
     def _gave_up(self, error: LinkGaveUp) -> None:
         with self._lock:
             self._consumer = None  # the next submission starts a new one
-        self._fail_pending(
-            ServiceUnreachable(url=self._service.url, after_s=error.after_s, detail=error.fields["detail"])
-        )
+        unreachable = ServiceUnreachable(url=self._service.url, after_s=error.after_s, detail=error.fields["detail"])
+        self._fail_pending(self._not_authorized or unreachable)
 
     # ---- on the completing thread -------------------------------------------------------------------------------
 
@@ -279,9 +287,9 @@ class Results:
 
     def _finish(self, future: Future[Any], answer: _Answer) -> None:
         if isinstance(answer, Result):
-            complete_from_message(future, answer, self._monitor)
+            complete_from_message(future, answer, self._monitor, sent_to=self._endpoint_id)
         else:
-            complete_from_status(future, answer, self._monitor)
+            complete_from_status(future, answer, self._monitor, sent_to=self._endpoint_id)
 
 
 def _encoded(answer: _Answer) -> str | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import EndpointNotFound, NotSerializable, RequestRefused
-from parsl_globus.wire.documents import Submitted
+from parsl_globus.wire.documents import FunctionRegistration, Submitted
+
+logger = logging.getLogger(__name__)
+
+#: How a service says that it does not know the function of a task; then it has taken none of its tasks.
+FUNCTION_NOT_FOUND = "FUNCTION_NOT_FOUND"
 
 
 class Submission:
@@ -19,7 +24,8 @@ class Submission:
     Args:
         service: Where to send them.
         endpoint_id: Who runs the tasks.
-        runner_id: The registered function.
+        runner: The function of all tasks.
+        runner_id: Its id, as it is registered.
         result_serializers: Strategies for results, in order of preference.
         per_task: Whether the service can refuse single tasks.
 
@@ -31,6 +37,7 @@ class Submission:
         self,
         service: ServiceClient,
         endpoint_id: uuid.UUID,
+        runner: FunctionRegistration,
         runner_id: uuid.UUID,
         *,
         result_serializers: Sequence[str],
@@ -39,6 +46,7 @@ class Submission:
         self.task_group_id: uuid.UUID | None = None
         self._service = service
         self._endpoint_id = endpoint_id
+        self._runner = runner
         self._runner_id = runner_id
         self._result_serializers = list(result_serializers)
         self._per_task = per_task
@@ -77,6 +85,15 @@ class Submission:
             self.task_group_id = reply.task_group_id
         return reply
 
+    def renew_runner(self) -> None:
+        """Register the runner anew, as the service does not know it any more: its database was restored, for example.
+
+        Raises:
+            ServiceError: As from `ServiceClient.register_function`.
+        """
+        forgotten, self._runner_id = self._runner_id, self._service.register_function(self._runner)
+        logger.info("The service at %s has forgotten %s; it is %s now", self._service.url, forgotten, self._runner_id)
+
 
 def endpoint_state(service: ServiceClient, endpoint_id: uuid.UUID) -> str:
     """The service's word for whether the endpoint is there: "online", "offline" and others.
@@ -109,16 +126,10 @@ def group_of(specification: Mapping[str, Any], user_config: Mapping[str, Any] | 
     """
     specification = dict(specification)
     user_config = specification.pop("user_endpoint_config", user_config)
-    return _shared(
+    return (
         _as_json("the parsl_resource_specification", specification),
         _as_json("the user_endpoint_config", user_config),
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _shared(specification: str, user_config: str) -> tuple[str, str]:
-    """One object for all tasks with the same needs: each task that waits keeps its group."""
-    return (specification, user_config)
 
 
 def _as_json(what: str, value: Mapping[str, Any] | None) -> str:

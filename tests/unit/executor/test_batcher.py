@@ -24,6 +24,7 @@ from parsl_globus.wire.documents import Submitted, TaskRefusal
 
 DEADLINE_S = 20
 FUNCTION_ID = uuid.uuid4()
+ENDPOINT_ID = uuid.uuid4()
 GROUP = ("", "")
 
 
@@ -36,6 +37,14 @@ class Service:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.called = threading.Semaphore(0)
+        self.renewals: list[int] = []
+        self.refusals_to_renew: list[Exception] = []
+
+    def renew(self):
+        """Have the function known again; keeps after how many submissions."""
+        if self.refusals_to_renew:
+            raise self.refusals_to_renew.pop(0)
+        self.renewals.append(len(self.calls))
 
     def submit(self, group, payloads, key):
         self.calls.append((group, list(payloads), key))
@@ -84,7 +93,9 @@ def make(service):
             service.submit,
             complete,
             **{
+                "renew": service.renew,
                 "idempotent": True,
+                "endpoint_id": ENDPOINT_ID,
                 "label": "test",
                 "max_batch": 100,
                 "linger_s": 0,
@@ -244,6 +255,65 @@ def test_per_task_refusals_fail_those_tasks_only(service, make):
     assert futures[1].exception().code == "TOO_ODD"
     assert futures[0].result()
     assert futures[2].result()
+
+
+def forgotten():
+    return refusal(404, "FUNCTION_NOT_FOUND")
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_forgotten_function_is_registered_anew_and_nobody_notices(service, make, idempotent):
+    service.answers = [forgotten()]
+    service.refusals_to_renew = [unreachable(True), refusal(503)]
+    batcher = make(idempotent=idempotent)
+    assert put(batcher, "0").result(DEADLINE_S)
+    assert put(batcher, "1").result(DEADLINE_S)
+    assert service.renewals == [1]
+    assert [payloads for _, payloads, _ in service.calls] == [["0"], ["0"], ["1"]]
+    keys = [key for _, _, key in service.calls]
+    # A service that keeps its answers would repeat its refusal to the same key.
+    assert len(set(keys)) == (3 if idempotent else 1)
+
+
+def test_only_those_tasks_go_again_whose_function_was_forgotten(service, make):
+    service.may_answer.clear()
+    batcher = make()
+    first = put(batcher)
+    assert service.called.acquire(timeout=DEADLINE_S)
+    futures = [put(batcher, str(i)) for i in range(3)]
+    refused = TaskRefusal(code="FUNCTION_NOT_FOUND", reason="gone")
+    service.answers = [
+        lambda payloads: reply([uuid.uuid4()]),
+        lambda payloads: reply([None, uuid.uuid4(), None], errors={0: refused, 2: refused}),
+    ]
+    service.may_answer.set()
+    done([first, *futures])
+    assert all(future.result() for future in futures)
+    assert [payloads for _, payloads, _ in service.calls[1:]] == [["0", "1", "2"], ["0", "2"]]
+    assert service.renewals == [2]
+
+
+def test_a_function_that_is_never_known_is_told_after_one_more_try(service, make):
+    batcher = make()
+    refused = TaskRefusal(code="FUNCTION_NOT_FOUND", reason="gone")
+    service.answers = [forgotten(), lambda payloads: reply([None], errors={0: refused}), forgotten(), forgotten()]
+    for _ in range(2):
+        error = put(batcher).exception(DEADLINE_S)
+        assert isinstance(error, RequestRefused)
+        assert error.code == "FUNCTION_NOT_FOUND"
+    assert service.renewals == [1, 3]
+    service.answers, service.refusals_to_renew = [forgotten()], [refusal(403, "FORBIDDEN")]
+    with pytest.raises(RequestRefused, match="FORBIDDEN"):
+        put(batcher).result(DEADLINE_S)
+    assert put(batcher).result(DEADLINE_S)
+
+
+@pytest.mark.parametrize("answer", [refusal(404, "ELSE"), refusal(404, "TASK_GROUP_NOT_FOUND")])
+def test_what_else_is_not_found_is_not_sent_again(service, make, answer):
+    service.answers = [answer]
+    with pytest.raises(RequestRefused):
+        put(make()).result(DEADLINE_S)
+    assert (service.renewals, len(service.calls)) == ([], 1)
 
 
 def test_an_answer_with_too_few_ids_fails_the_rest(service, make):

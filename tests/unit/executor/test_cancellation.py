@@ -47,7 +47,9 @@ def batcher():
     return Batcher(
         lambda *_: pytest.fail("nothing should be sent"),
         lambda *_: None,
+        renew=lambda: None,
         idempotent=True,
+        endpoint_id=uuid.uuid4(),
         label="test",
         max_batch=10,
         linger_s=0,

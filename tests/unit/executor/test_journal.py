@@ -89,7 +89,9 @@ class Run:
         self.batcher = Batcher(
             service.post,
             self.submitted,
+            renew=lambda: None,
             idempotent=idempotent,
+            endpoint_id=ENDPOINT_ID,
             label="test",
             max_batch=100,
             linger_s=0,

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from parsl_globus.errors import ExecutorShutDown, ServiceUnreachable, TaskLost
+from parsl_globus.errors import ExecutorShutDown, NotAuthorized, ServiceUnreachable, TaskLost
 from parsl_globus.executor import results as results_module
 from parsl_globus.executor.results import Results
 from parsl_globus.wire.documents import TaskStatus
@@ -22,6 +22,9 @@ class ToldService:
     def __init__(self) -> None:
         self.answers: list[object] = []
         self.asked = threading.Semaphore(0)
+
+    def result_access(self):
+        raise self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def task_statuses(self, task_ids):
         answer = self.answers.pop(0) if self.answers else {}
@@ -78,3 +81,18 @@ def test_a_task_that_the_service_has_lost_fails(service, results):
     with pytest.raises(TaskLost, match="does not know this task"):
         futures[lost].result(10)
     assert not futures[known].done()
+
+
+@pytest.mark.parametrize(
+    "last", [NotAuthorized(http_status=401, code="C", reason="revoked"), ServiceUnreachable(url="u")]
+)
+def test_why_no_stream_came_is_told_by_type(service, last):
+    service.answers = [NotAuthorized(http_status=401, code="C", reason="just started"), last]
+    results = Results(service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=0.3, offline_timeout_s=None)
+    future: Future = Future()
+    results.watch(uuid.uuid4(), {uuid.uuid4(): future})
+    error = future.exception(10)
+    assert type(error) is type(last)
+    if isinstance(error, ServiceUnreachable):
+        assert error.after_s >= 0.3
+    results.stop(ExecutorShutDown(label="test"))
