@@ -131,17 +131,16 @@ class Results:
 
     def _new_consumer(self, task_group_id: uuid.UUID) -> Consumer:
         prefix = ""
-        self._not_authorized = None
 
         def url() -> str:
             nonlocal prefix
+            self._not_authorized = None
             try:
                 access = self._service.result_access()
             except NotAuthorized as exc:
                 # Tried for as long as any failure: a service that has just come back may take the login later.
                 self._not_authorized = exc
                 raise
-            self._not_authorized = None
             prefix = access.queue_prefix
             return access.connection_url
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import uuid
@@ -126,10 +127,16 @@ def group_of(specification: Mapping[str, Any], user_config: Mapping[str, Any] | 
     """
     specification = dict(specification)
     user_config = specification.pop("user_endpoint_config", user_config)
-    return (
+    return _shared(
         _as_json("the parsl_resource_specification", specification),
         _as_json("the user_endpoint_config", user_config),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(specification: str, user_config: str) -> tuple[str, str]:
+    """One object for all tasks with the same needs: each task that waits keeps its group."""
+    return (specification, user_config)
 
 
 def _as_json(what: str, value: Mapping[str, Any] | None) -> str:

@@ -88,11 +88,11 @@ def test_a_task_that_the_service_has_lost_fails(service, results):
 )
 def test_why_no_stream_came_is_told_by_type(service, last):
     service.answers = [NotAuthorized(http_status=401, code="C", reason="just started"), last]
-    results = Results(service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=0.3, offline_timeout_s=None)
+    results = Results(service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=0.8, offline_timeout_s=None)
     future: Future = Future()
     results.watch(uuid.uuid4(), {uuid.uuid4(): future})
     error = future.exception(10)
     assert type(error) is type(last)
     if isinstance(error, ServiceUnreachable):
-        assert error.after_s >= 0.3
+        assert error.after_s >= 0.8
     results.stop(ExecutorShutDown(label="test"))
