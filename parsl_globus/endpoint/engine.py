@@ -25,6 +25,7 @@ class EngineTask:
         result_serializers: Strategies that the caller asks for, in order of preference.
         attempt: How often it was handed over, this time included.
         function: The id of its function.
+        sender_python: Minor version of the Python that its function comes from, for example "3.12", if that is known.
     """
 
     task_id: uuid.UUID
@@ -33,6 +34,7 @@ class EngineTask:
     result_serializers: Sequence[str] | None = None
     attempt: int = 1
     function: str = ""
+    sender_python: str | None = None
 
 
 class EngineFailure(Exception):
@@ -136,6 +138,8 @@ class WorkerSettings:
             keywords["task_deserializers"] = list(self.task_deserializers)
         if task.result_serializers:
             keywords["result_serializers"] = list(task.result_serializers)
+        if task.sender_python is not None:
+            keywords["sender_python"] = task.sender_python
         return (str(task.task_id), self.endpoint_id), keywords
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: A task is handed over no more often than this.
 MAX_ATTEMPTS = 20
+_MINOR_VERSION = re.compile(r"\d+\.\d+(?!\d)")
 
 
 class Answers(Protocol):
@@ -358,6 +360,7 @@ def _for_engine(task: SpooledTask) -> EngineTask:
         result_serializers=task.headers.get("serializers"),
         attempt=task.attempt,
         function=task.headers.get("function") or "",
+        sender_python=task.headers.get("python"),  # missing in what an older agent left
     )
 
 
@@ -382,4 +385,11 @@ def _kept_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         isinstance(serializers, list) and all(isinstance(one, str) for one in serializers)
     ):
         raise _BadTaskError(MALFORMED_TASK, "The task's result serializers are no list of names.")
-    return {"function": function, "resources": resources, "serializers": serializers}
+    # Told by our own service only, and by word of the caller: whatever else it is, it tells nothing.
+    python = _MINOR_VERSION.match(str(headers.get("python_version")))
+    return {
+        "function": function,
+        "resources": resources,
+        "serializers": serializers,
+        "python": python and python[0],
+    }

@@ -55,6 +55,9 @@ class Sent(Protocol):
 #: The public agent reports a dead worker as any other failure; its traceback ends with HTEX's class.
 _WORKER_LOST = re.compile(r"^parsl\.\S+\.(WorkerLost|ManagerLost):", re.MULTILINE)
 
+#: As a worker of ours tells it that found it itself, and not the runner.
+_MISMATCH = re.compile(r"but the worker with python (\S+)\. .*? as source only: (.*)\. Use the same", re.DOTALL)
+
 
 def complete_from_message(
     future: Future[Any], result: Result, monitor: Monitor | None = None, *, sent_to: uuid.UUID | None = None
@@ -104,6 +107,10 @@ def _failure(task_id: uuid.UUID, code: str, text: str, sent_to: uuid.UUID | None
     if code == "TaskTimedOut":
         words = re.search(r"^\S*TaskTimedOut: (.+)$", text, re.MULTILINE)
         return TaskTimedOut(detail=words[1] if words else "")
+    if code == "VersionMismatch":  # our own runner came as bytecode, as the lent executor's serializer has it
+        words = _MISMATCH.search(text)
+        worker, detail = ({"python": words[1]}, words[2]) if words else ({}, text)
+        return VersionMismatch(sender=sender_versions(), worker=worker, detail=detail)
     kind = _KINDS.get(code, TaskFailed)
     if kind is TaskFailed and _WORKER_LOST.search(text):
         kind = WorkerLost

@@ -19,11 +19,11 @@ from typing import Any
 
 import dill
 
-from parsl_globus.errors import ParslGlobusError, TaskTimedOut
+from parsl_globus.errors import ParslGlobusError, TaskTimedOut, VersionMismatch
 from parsl_globus.wire import payload
 from parsl_globus.wire.codec import pack, unpack
 from parsl_globus.wire.messages import ActorName, Result, ResultErrorDetails, Task, TaskState, TaskTransition
-from parsl_globus.worker import output, runner, sandbox, watch
+from parsl_globus.worker import output, runner, sandbox, versions, watch
 
 #: As the public endpoint's limit.
 RESULT_SIZE_LIMIT_BYTES = 10 * 1024 * 1024
@@ -48,6 +48,7 @@ def run_task(
     run_in_sandbox: bool = False,
     task_deserializers: Sequence[str] | None = None,
     result_serializers: Sequence[str] | None = None,
+    sender_python: str | None = None,
 ) -> bytes:
     """Run the task in `body`; never raises, as whatever goes wrong belongs into the result.
 
@@ -62,6 +63,7 @@ def run_task(
         run_in_sandbox: Whether each task gets a folder of its own below `run_dir`.
         task_deserializers: Strategies by which functions and arguments may be decoded; `None` allows all.
         result_serializers: Strategies for the result, the first that works is taken.
+        sender_python: Minor version of the Python that the function comes from, for example "3.12"; `None` if unknown.
 
     Returns:
         A packed result message.
@@ -85,7 +87,7 @@ def run_task(
                     # Imported here, so that its text needn't be executed anew for each task.
                     record = runner.parsl_globus_runner(*payload.unpack_runner_call(buffers[1]))
                 else:
-                    data = _run_function(buffers, task_deserializers, result_serializers)
+                    data = _run_function(buffers, sender_python, task_deserializers, result_serializers)
         finally:
             watch.over()
             tail = output.end()
@@ -127,7 +129,7 @@ def _traceback(exc: BaseException) -> str:
     They tell the user nothing, and the public SDK takes their word "serializers" for a sign of what went wrong.
     """
     first = exc.__traceback__
-    while first is not None and first.tb_next is not None and first.tb_frame.f_code.co_filename == __file__:
+    while first is not None and first.tb_frame.f_code.co_filename in (__file__, versions.__file__):
         first = first.tb_next
     return "".join(traceback.format_exception(type(exc), exc, first))
 
@@ -142,6 +144,8 @@ def _explain(exc: BaseException) -> ResultErrorDetails:
         return ResultErrorDetails(code="TaskCancelled", user_message="The task was cancelled while it ran.")
     if isinstance(exc, TaskTimedOut):
         return ResultErrorDetails(code="TaskTimedOut", user_message=str(exc))
+    if isinstance(exc, VersionMismatch):
+        return ResultErrorDetails(code="VersionMismatch", user_message=str(exc))
     if isinstance(exc, ParslGlobusError):
         return ResultErrorDetails(code="CouldNotExecuteUserTaskError", user_message=str(exc))
     return ResultErrorDetails(
@@ -159,13 +163,24 @@ def _packed(record: dict[str, Any], tail: str) -> str:
 
 
 def _run_function(
-    buffers: Sequence[str], task_deserializers: Sequence[str] | None, result_serializers: Sequence[str] | None
+    buffers: Sequence[str],
+    sender_python: str | None,
+    task_deserializers: Sequence[str] | None,
+    result_serializers: Sequence[str] | None,
 ) -> str:
     """A function of the public SDK or of anyone else who speaks the protocol."""
+    code = versions.usable(buffers[0], sender_python)
+
     from globus_compute_sdk.serialize import ComputeSerializer
 
     serializer = ComputeSerializer(allowed_deserializer_types=task_deserializers)
-    function, args, kwargs = (serializer.deserialize(buffer) for buffer in buffers)
+    try:
+        function = serializer.deserialize(code)
+    except Exception as exc:
+        if code is buffers[0]:
+            raise
+        raise versions.mismatch(sender_python, f"of this one's, {type(exc).__name__}: {exc}") from None
+    args, kwargs = (serializer.deserialize(buffer) for buffer in buffers[1:])
     value = function(*args, **kwargs)
     return str(serializer.serialize_from_list(value, result_serializers or ()))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -165,3 +167,54 @@ def test_arguments_that_were_changed_meanwhile_are_not_sent(executor):
             changed.result(DEADLINE_S)
     finally:
         executor.shutdown()
+
+
+#: The public SDK in a process of its own: it keeps threads, which go on looking for their service.
+PUBLIC = """\
+import json, math, sys, warnings
+import parsl_globus
+from globus_compute_sdk import Executor
+from globus_compute_sdk.errors import TaskExecutionFailed
+from globus_compute_sdk.serialize import AllCodeStrategies, ComputeSerializer, DillCode, PureSourceTextInspect
+
+def version_there():
+    import sys
+    return "{}.{}".format(*sys.version_info)
+
+def executor(strategy):
+    serializer = ComputeSerializer(strategy_code=strategy())
+    return Executor(sys.argv[1], client=parsl_globus.connect(), serializer=serializer, api_burst_limit=1)
+
+warnings.simplefilter("ignore")  # in the SDK's words it is told, too
+with executor(DillCode) as code, executor(AllCodeStrategies) as both, executor(PureSourceTextInspect) as source:
+    there = [one.submit(version_there) for one in (both, source)]
+    failures = []
+    for _ in range(2):  # by the second time it is known to be short, so that many share a trip
+        futures = [code.submit(version_there) for _ in range(50)]
+        failures += [future.exception(100) for future in futures]
+    assert all(isinstance(failure, TaskExecutionFailed) for failure in failures), failures
+    by_name = code.submit(math.sqrt, 9).result(100)
+    found = {"there": [future.result(100) for future in there], "by name": by_name, "told": [*map(str, failures)]}
+print(json.dumps({**found, "here": version_there()}))
+"""
+
+
+def test_callers_of_the_public_sdk_are_told_both_versions(site, tmp_path):
+    script = tmp_path / "public.py"
+    script.write_text(PUBLIC)
+    done = subprocess.run(
+        [sys.executable, script, str(site.endpoint_id("other"))],
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    (there,) = set(found["there"])
+    assert there != found["here"]
+    assert found["by name"] == 3
+    assert len(found["told"]) == 100
+    words = f"This workflow runs with python {found['here']}, but the worker with python {there}."
+    assert [text for text in found["told"] if words not in text] == []

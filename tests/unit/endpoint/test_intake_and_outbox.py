@@ -139,6 +139,38 @@ def test_a_malformed_task_gets_an_answer(parts, broker, delivery, headers):
     assert running.engine.submitted == []
 
 
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        ("3.12.1", "3.12"),
+        ("3.9", "3.9"),
+        ("3.14.0rc1+x", "3.14"),
+        (None, None),
+        ("unknown", None),
+        (3, None),
+        ("3", None),
+    ],
+)
+def test_the_python_that_a_function_comes_from_goes_with_its_task(parts, broker, delivery, header, known):
+    running = parts()
+    running.intake.take(broker, [delivery(python_version=header)])
+    broker.wait_for(lambda seen: len(seen.published) == 1)
+    assert running.engine.submitted[0].sender_python == known
+
+
+def test_a_task_of_an_older_agent_s_spool_runs(parts, broker, spool, delivery):
+    function = str(uuid.uuid4())
+    headers = {"function": function, "resources": None, "serializers": None}
+    spool.accept(
+        [SpooledTask(uuid.uuid4(), b"old", headers), SpooledTask(uuid.uuid4(), b"new", {**headers, "python": "3.9"})]
+    )
+    running = parts()
+    for task in spool.recover().accepted:
+        running.intake.run_again(task)
+    broker.wait_for(lambda seen: len(seen.published) == 2)
+    assert {task.body: task.sender_python for task in running.engine.submitted} == {b"old": None, b"new": "3.9"}
+
+
 def test_only_allowed_functions_run(parts, broker, delivery):
     allowed = uuid.uuid4()
     running = parts(allowed_functions=[allowed])

@@ -84,6 +84,17 @@ def test_another_python():
     assert "python" in error.sender
 
 
+@pytest.mark.parametrize("by_status", [False, True], ids=["stream", "reconciled"])
+def test_another_python_that_the_worker_found_before_the_runner_ran(by_status):
+    told = errors.VersionMismatch(sender={"python": "3.9"}, worker={"python": "3.12"}, detail="first\n* second")
+    error = of_failure("VersionMismatch", f"parsl_globus.errors.VersionMismatch: {told}\n", by_status=by_status)
+    assert isinstance(error, errors.VersionMismatch)
+    assert (error.worker, error.detail) == ({"python": "3.12"}, "first\n* second")
+    unclear = of_failure("VersionMismatch", "what was said", by_status=by_status)
+    assert isinstance(unclear, errors.VersionMismatch)
+    assert "what was said" in str(unclear)
+
+
 @pytest.mark.parametrize(
     ("what", "kind"),
     [("the result", errors.NotSerializable), ("the function", errors.NotDeserializable)],
