@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import TypeVar
 
 #: What one trip may take, by what was measured.
 TRIP_NS = 10_000_000
-#: A task that is measured to take longer than this goes alone.
+#: A task of a function of which more than a quarter takes longer than this goes alone. On a node that is busy with
+#: other things, some tasks of any function do.
 SHORT_NS = 3_000_000
+#: A result's own way counts as if it were 100 MB/s: those who share its trip wait for it.
+_BYTE_NS = 10
 #: However short: a trip's results are lost with their worker's node, should its disk be lost, too.
 TRIP_TASKS = 64
 #: Fewer that wait are not worth it; each gets a worker at once.
 DEEP = 32
-#: How many measurements make a function known, and how many functions are remembered.
+#: How many measurements make a function known, how many of each count, and how many functions are remembered.
 _MEASUREMENTS = 8
+_LATEST = 16
 _FUNCTIONS = 1024
-#: By how much an old measurement counts less with each new one.
-_FADING = 0.95
 
 #: Where our runner's call tells the digest of its function; its quotes are escaped once for each JSON around it.
 _DIGEST = re.compile(rb'function\\+": ?\\+"([0-9a-f]{16,64})\\')
@@ -45,25 +47,36 @@ def took_ns(result: bytes) -> int | None:
 
 
 class Durations:
-    """How long the tasks of each function take at most, of late. Thread-safe."""
+    """How long the tasks of each function take, of late. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._longest_ns: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._latest_ns: OrderedDict[str, deque[int]] = OrderedDict()
 
-    def note(self, key: str, duration_ns: int) -> None:
-        """One task of this function took so long."""
+    def note(self, key: str, duration_ns: int, result_bytes: int = 0) -> None:
+        """One task of this function took so long, and had so large a result."""
         with self._lock:
-            longest_ns, count = self._longest_ns.pop(key, (0.0, 0))
-            self._longest_ns[key] = (max(float(duration_ns), longest_ns * _FADING), count + 1)
-            while len(self._longest_ns) > _FUNCTIONS:
-                self._longest_ns.popitem(last=False)
+            latest_ns = self._latest_ns.pop(key, None)
+            if latest_ns is None:
+                latest_ns = deque(maxlen=_LATEST)
+            self._latest_ns[key] = latest_ns
+            latest_ns.append(duration_ns + _BYTE_NS * result_bytes)
+            while len(self._latest_ns) > _FUNCTIONS:
+                self._latest_ns.popitem(last=False)
+
+    def forget(self, key: str) -> None:
+        """A task of this function held up others of its trip: it is measured anew."""
+        with self._lock:
+            self._latest_ns.pop(key, None)
 
     def short_ns(self, key: str) -> float | None:
-        """How long a task of this function takes, if it is known to be short."""
+        """How long three of four tasks of this function take at most, if it is known to be short."""
         with self._lock:
-            longest_ns, count = self._longest_ns.get(key, (0.0, 0))
-        return longest_ns if count >= _MEASUREMENTS and longest_ns <= SHORT_NS else None
+            ordered_ns = sorted(self._latest_ns.get(key, ()))
+        if len(ordered_ns) < _MEASUREMENTS:
+            return None
+        usual_ns = ordered_ns[-1 - len(ordered_ns) // 4]
+        return float(usual_ns) if usual_ns <= SHORT_NS else None
 
 
 def trips(tasks: Sequence[tuple[_T, float | None]], outstanding: int) -> list[list[_T]]:

@@ -79,7 +79,7 @@ class HtexEngine:
         self._trips: Trips | None = None
         if fuse and worker.marks_dir is not None:
             marks = Path(worker.marks_dir)
-            self._trips = Trips(marks.parent / "fused", Marks(marks), self._end, self._note_duration)
+            self._trips = Trips(marks.parent / "fused", Marks(marks), self._end, self._note_duration, self._held_up)
 
     def start(self) -> None:
         """Start interchange and poller; the first blocks are asked for at once."""
@@ -231,8 +231,11 @@ class HtexEngine:
             return None
         return self._durations.short_ns(function_key(task.function, task.body))
 
-    def _note_duration(self, task: EngineTask, duration_ns: int) -> None:
-        self._durations.note(function_key(task.function, task.body), duration_ns)
+    def _note_duration(self, task: EngineTask, duration_ns: int, result_bytes: int) -> None:
+        self._durations.note(function_key(task.function, task.body), duration_ns, result_bytes)
+
+    def _held_up(self, task: EngineTask) -> None:
+        self._durations.forget(function_key(task.function, task.body))
 
     def _submit_trip(self, under_way: Trips, tasks: Sequence[EngineTask]) -> dict[uuid.UUID, Future[bytes]]:
         futures: dict[uuid.UUID, Future[bytes]] = {task.task_id: Future() for task in tasks}
@@ -295,9 +298,10 @@ class HtexEngine:
         if isinstance(error, (WorkerLost, ManagerLost)):
             error = _worker_lost(error, last_output(self._worker.marks_dir, task.task_id))
         result = None if error is not None else inner.result()
-        duration_ns = took_ns(result) if isinstance(result, bytes) and self._trips is not None else None
-        if duration_ns is not None:
-            self._note_duration(task, duration_ns)
+        if isinstance(result, bytes) and self._trips is not None:
+            duration_ns = took_ns(result)
+            if duration_ns is not None:
+                self._note_duration(task, duration_ns, len(result))
         self._end(outer, result, error)
 
     def _end(self, outer: Future[bytes], result: Any, error: BaseException | None) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: After so long a worker begins no further task of a trip.
-LIMIT_S = 0.05
-#: How often trips under way are looked at, while there are any, in seconds. A task of one that was seen to have begun
-#: before waits no longer for the others of it.
+LIMIT_S = 0.1
+#: How often trips under way are looked at, while there are any, in seconds. When none of a trip's tasks has ended
+#: since the look before, the others wait no longer for the one that runs.
 LOOK_S = 0.1
 #: Trips begin about in the order in which they were handed over: after so many that haven't, the others haven't either.
 _NOT_BEGUN = 16
@@ -40,12 +40,13 @@ class Trip:
         tasks: In the order in which they run.
         futures: Of each.
         path: Where the worker notes their results.
+        noted_bytes: How much was noted when this was looked at last; `None` before the worker had begun.
     """
 
     tasks: Sequence[EngineTask]
     futures: Mapping[uuid.UUID, Future[bytes]]
     path: Path
-    begun: bool = field(default=False)
+    noted_bytes: int | None = field(default=None)
 
 
 class Trips:
@@ -55,7 +56,8 @@ class Trips:
         folder: For the workers' notes; made if missing.
         marks: Where workers tell that a task has begun.
         end: Ends a task's future, if that is not done; with its result or why there is none.
-        note: Told how long a task took.
+        note: Told how long a task took, and the size of its result.
+        held_up: Told of a task that others of its trip have waited for.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Trips:
         folder: Path,
         marks: Marks,
         end: Callable[[Future[bytes], bytes | None, BaseException | None], None],
-        note: Callable[[EngineTask, int], None],
+        note: Callable[[EngineTask, int, int], None],
+        held_up: Callable[[EngineTask], None],
     ) -> None:
         self._folder = folder
         self._marks = marks
         self._end = end
         self._note = note
+        self._held_up = held_up
         self._changed = threading.Condition()
         self._under_way: dict[Trip, None] = {}
         self._stopped = False
@@ -132,7 +136,7 @@ class Trips:
     def _one(self, task: EngineTask, trip: Trip, result: FusedResult) -> None:
         future = trip.futures[task.task_id]
         if not future.done():
-            self._note(task, result.took_ns)
+            self._note(task, result.took_ns, len(result.body))
             self._end(future, result.body, None)
 
     # ---- on the thread ------------------------------------------------------------------------------------------
@@ -146,14 +150,14 @@ class Trips:
                 trips = list(self._under_way)
             not_begun = 0
             for trip in trips:
-                if trip.begun:
-                    self._divide(trip)
-                elif trip.path.exists():
-                    trip.begun = True
-                else:
+                noted_bytes = _noted_bytes(trip.path)
+                if noted_bytes is None:
                     not_begun += 1
                     if not_begun == _NOT_BEGUN:
                         break
+                elif noted_bytes == trip.noted_bytes:
+                    self._divide(trip)
+                trip.noted_bytes = noted_bytes
 
     def _divide(self, trip: Trip) -> None:
         """One of its tasks takes long: the others needn't wait for it."""
@@ -161,10 +165,17 @@ class Trips:
         left = [task for task in trip.tasks if task.task_id not in done and not trip.futures[task.task_id].done()]
         for index, task in enumerate(left):
             if index == 0:
-                self._note(task, int(LOOK_S * 1e9))  # the one that runs, by all that is known
+                self._held_up(task)  # the one that runs, by all that is known
             elif self._marks.take_back(task.task_id, task.attempt):
                 logger.info("Task %s waits no longer for one before it that takes long", task.task_id)
                 self._end(trip.futures[task.task_id], None, NeverBegan())
+
+
+def _noted_bytes(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None  # no worker has begun the trip, or it is over
 
 
 def _read(path: Path) -> bytes:

@@ -16,6 +16,9 @@ from parsl_globus.wire.fused import FusedResult, pack_result, split_bodies
 
 logger = logging.getLogger(__name__)
 
+#: With so much to send home, no further task begins: what shares a trip is in memory together on all its way.
+RESULTS_BYTES = 1024 * 1024
+
 
 def run_fused(
     bodies: bytes,
@@ -25,7 +28,7 @@ def run_fused(
     results: str,
     limit_s: float,
 ) -> bytes:
-    """Run tasks until all are done, or `limit_s` have passed.
+    """Run tasks until all are done, or `limit_s` have passed, or their results are large.
 
     Args:
         bodies: Packed task messages, packed once more.
@@ -41,14 +44,16 @@ def run_fused(
     began_s = time.monotonic()
     run = _function(run_task)
     done: list[bytes] = []
+    size_bytes = 0
     with _Notes(results) as notes:
         for body, (arguments, keywords) in zip(split_bodies(bodies), calls, strict=True):
-            if done and time.monotonic() - began_s > limit_s:
+            if done and (size_bytes > RESULTS_BYTES or time.monotonic() - began_s > limit_s):
                 break
             start_ns = time.monotonic_ns()
             result = run(body, *arguments, **keywords)
             took_ns = time.monotonic_ns() - start_ns
             done.append(pack_result(FusedResult(uuid.UUID(arguments[0]), took_ns, result)))
+            size_bytes += len(done[-1])
             notes.write(done[-1])
     return b"".join(done)
 

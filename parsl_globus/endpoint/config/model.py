@@ -99,7 +99,7 @@ class EngineModel(_Model):
     run_in_sandbox: bool = False
     working_dir: str = "tasks_working_dir"
     allowed_serializers: list[str] | None = None
-    fuse_short_tasks: bool = False
+    fuse_short_tasks: bool = True
     container: Container | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 

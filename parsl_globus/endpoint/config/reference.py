@@ -79,7 +79,7 @@ MEANINGS: Mapping[type[BaseModel], Mapping[str, str]] = {
         "poller": "Written as `job_status_kwargs`, see below; `strategy` alone may be a key of the engine.",
         "run_in_sandbox": "Whether each task gets a folder of its own, below `working_dir`.",
         "working_dir": "The folder in which tasks run, relative to the user endpoint's.",
-        "fuse_short_tasks": "Off unless told otherwise. Whether many tasks that wait go to a worker together where "
+        "fuse_short_tasks": "On unless told otherwise. Whether many tasks that wait go to a worker together where "
         "they were measured to take at most 3 ms; up to 10 ms of work in one trip. Results, failures and "
         "cancellation stay each task's own.",
         "allowed_serializers": "The only ways of encoding that tasks may use, by import path of the SDK's classes.",

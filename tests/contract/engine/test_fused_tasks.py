@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from concurrent.futures import wait
+from dataclasses import replace
 
 import pytest
 
 from parsl_globus.endpoint.engine import EngineFailure, EngineTask
 from parsl_globus.endpoint.fusing import DEEP, Durations
+from parsl_globus.endpoint.marks import mark_name
 
 DEADLINE_S = 60
 #: As in a result message: 0.1 ms.
@@ -23,7 +26,10 @@ def _short(body=b"echo:x"):
 def engine(started):
     engine = started("htex")
     yield engine
-    assert list((engine.folder / "fused").iterdir()) == []
+    deadline_s = time.monotonic() + DEADLINE_S
+    while list((engine.folder / "fused").iterdir()):  # a trip is over right after its last task's end
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +77,17 @@ def never_began(future) -> bool:
 def test_many_share_trips_and_each_has_its_own_result(engine, payloads):
     tasks = [_short(b"echo:%d" % number) for number in range(500)]
     futures = engine.submit_all(tasks)
-    wait(futures, DEADLINE_S)
-    assert [future.result(0) for future in futures] == [b"%d" % number for number in range(500)]
     assert sum(payloads) == 500
     assert len(payloads) < 100
-    assert all((engine.folder / "begun" / str(task.task_id)).exists() for task in tasks)
+    wait(futures, DEADLINE_S)
+    begun = engine.folder / "begun"
+    for number, future in enumerate(futures):
+        # On a machine that is busy with other things, a trip's time may be up before all have begun. The intake
+        # submits those again.
+        again = future if future.exception(0) is None else engine.submit(replace(tasks[number], attempt=2))
+        assert future is again or never_began(future)
+        assert again.result(DEADLINE_S) == b"%d" % number
+        assert (begun / mark_name(tasks[number].task_id, 1 if again is future else 2)).exists()
 
 
 def test_few_go_alone(engine, payloads):
