@@ -26,15 +26,30 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!parsl_globus\b).*")]
 
 def _write_help() -> None:
     """What the commands say of themselves, so that no page repeats it by hand."""
+    from click import Command, Context, Group
     from click.testing import CliRunner
 
     from parsl_globus.cli.main import cli
 
     folder = Path(__file__).parent / "_generated"
     folder.mkdir(exist_ok=True)
-    for command in ("service run", "endpoint start", "endpoint check", "demo", "login"):
-        said = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="parsl-globus", terminal_width=100)
-        (folder / f"{command.replace(' ', '-')}.txt").write_text(said.output)
+
+    def said(words: list[str]) -> str:
+        run = CliRunner().invoke(cli, [*words, "--help"], prog_name="parsl-globus", terminal_width=100)
+        return run.output
+
+    def sections(command: Command, words: list[str]) -> list[str]:
+        if isinstance(command, Group):
+            context = Context(command)
+            inner = [(name, command.get_command(context, name)) for name in command.list_commands(context)]
+            return [text for name, found in inner for text in sections(found, [*words, name])]
+        title = " ".join(["parsl-globus", *words])
+        body = "".join(f"   {line}\n" if line else "\n" for line in said(words).splitlines())
+        return [f"{title}\n{'-' * len(title)}\n\n.. code-block:: none\n\n{body}\n"]
+
+    for command in ("service run", "endpoint check"):
+        (folder / f"{command.replace(' ', '-')}.txt").write_text(said(command.split()))
+    (folder / "commands.txt").write_text("\n".join(sections(cli, [])))
 
 
 def _write_configuration() -> None:
