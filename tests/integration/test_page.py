@@ -15,7 +15,7 @@ from servers import require
 from service_thread import ServiceThread
 
 from parsl_globus import GlobusComputeExecutor
-from parsl_globus.testing.site import LocalSite
+from parsl_globus.testing.site import LOCAL_ENDPOINT, LocalSite
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_a_new_endpoint_appears(open_browser, rest, scene):
     wait_live(driver)
     with closing(rest.endpoint("newcomer", display_name="A new endpoint")) as newcomer:
         wait(driver, lambda: driver.find_elements(By.ID, f"endpoint-{newcomer.endpoint_id}"), "it did not appear")
+        assert text_of(driver, f"#endpoint-{newcomer.endpoint_id} h3") == "A new endpoint"
 
 
 def test_a_failed_tasks_traceback_is_found_by_search(open_browser, rest, scene):
@@ -117,7 +118,9 @@ def test_what_a_parsl_app_raised_is_found_where_a_real_endpoint_ran_it(open_brow
     require(MISSING)
     with LocalSite(tmp_path / "site") as site:
         site.start_service()
-        endpoint_id = site.start_endpoint("here")
+        shown = "The <b>cluster</b> & its cellar"
+        config = LOCAL_ENDPOINT.format(name=f'"{shown}"', workers=2)
+        endpoint_id = site.start_endpoint("here", config)
         executor = GlobusComputeExecutor(endpoint_id, label="globus", client=site.client())
         with parsl.load(
             Config(executors=[executor], run_dir=str(tmp_path / "runinfo"), initialize_logging=False)
@@ -130,6 +133,7 @@ def test_what_a_parsl_app_raised_is_found_where_a_real_endpoint_ran_it(open_brow
             with pytest.raises(ZeroDivisionError):
                 divide(0).result(timeout=60)
             driver = open_browser(site.run("service", "page").strip())
+            assert text_of(driver, f"#endpoint-{endpoint_id} h3") == shown  # its display_name, letter by letter
             driver.get(f"{site.url}/tasks?q=ZeroDivisionError")
             driver.find_element(By.CSS_SELECTOR, ".tasks a").click()
             assert "in divide" in text_of(driver, ".traceback")
