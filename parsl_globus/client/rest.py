@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import globus_sdk
 import requests
 import urllib3
-from globus_sdk.transport import RetryConfig
+from globus_sdk.transport import RetryCheckCollection, RetryCheckResult, RetryConfig, RetryContext
 from pydantic import ValidationError
 
 from parsl_globus.client.blobs import BlobCalls
@@ -81,20 +81,19 @@ class ServiceClient(BlobCalls):
 
     Args:
         client: Whose login and address are used.
-        max_retries: How often a call other than a submission is repeated when the service can't be reached.
+        max_retries: How often a call other than a submission is repeated when the service can't be reached. A login
+            that the service does not accept any more is renewed, and the call made again, in any case.
     """
 
     def __init__(self, client: Login, *, max_retries: int = 5) -> None:
         self.url: str = client.web_service_address
         login: dict[str, Any] = {"app": client.app} if client.app else {"authorizer": client.authorizer}
-        patient = RetryConfig(max_retries=max_retries)
+        patient = RetryConfig(max_retries=max_retries) if max_retries else _once()
         self._app = client.app
         self._v2 = globus_sdk.ComputeClientV2(base_url=self.url, retry_config=patient, **login)
         self._v3 = globus_sdk.ComputeClientV3(base_url=self.url, retry_config=patient, **login)
         # globus_sdk's retry repeats a POST, and a repeated submission runs twice (PROTOCOL.md section 4).
-        self._submitting = globus_sdk.ComputeClientV3(
-            base_url=self.url, retry_config=RetryConfig(max_retries=0), **login
-        )
+        self._submitting = globus_sdk.ComputeClientV3(base_url=self.url, retry_config=_once(), **login)
         for part in (self._v2, self._v3, self._submitting):
             trust(part, self.url)
 
@@ -232,6 +231,18 @@ class ServiceClient(BlobCalls):
             ) from exc
         except (KeyError, TypeError, AttributeError, ValueError) as exc:
             raise DecodeError(what=what, size_bytes=0, detail=f"{type(exc).__name__}: {exc}") from exc
+
+
+def _once() -> RetryConfig:
+    """One call, and a second one only when the first was refused for a login that could be renewed."""
+    checks = RetryCheckCollection()
+    checks.register_check(_only_for_the_login)  # before those that every client registers
+    return RetryConfig(max_retries=1, backoff=lambda _ctx: 0.0, checks=checks)
+
+
+def _only_for_the_login(ctx: RetryContext) -> RetryCheckResult:
+    refused = ctx.response is not None and ctx.response.status_code == 401
+    return RetryCheckResult.no_decision if refused else RetryCheckResult.do_not_retry
 
 
 def _decode(document: type[_D], data: Any) -> _D:

@@ -13,20 +13,23 @@ import pytest
 from once import Work, wait_until
 from outages import NAME, WORKERS, Outages
 from parsl import Config, python_app
-from tcp_proxy import TcpProxy
 
-from parsl_globus import GlobusComputeExecutor, connect
+from parsl_globus import GlobusComputeExecutor
 from parsl_globus.errors import (
     EndpointOffline,
     EndpointStartFailed,
     ExecutorShutDown,
+    ServiceUnreachable,
     SubmissionUncertain,
     TaskLost,
     WorkerLost,
 )
+from parsl_globus.executor import results as results_module
 from parsl_globus.testing.site import LOCAL_ENDPOINT, LocalSite
 
 DEADLINE_S = 90
+#: `service_timeout_s` of an executor that soon gives up.
+SHORT_S = 2
 
 
 @pytest.fixture(scope="module")
@@ -129,50 +132,105 @@ def test_the_service_is_away_for_a_while_and_the_workflow_goes_on(outages, tmp_p
             assert [future.result(DEADLINE_S) for future in futures] == [number + 2 for number in range(50)]
 
 
+@pytest.mark.parametrize("public_only", [False, True], ids=["extensions", "public-only"])
+def test_the_service_is_away_for_too_long(sites, public_only, tmp_path):
+    outages = sites(public_only=public_only)
+    url = outages.site.url
+    executor = GlobusComputeExecutor(
+        outages.site.endpoint_id(NAME), client=outages.site.client(), service_timeout_s=SHORT_S
+    )
+    with started(executor):
+        work = Work(executor, tmp_path)
+        in_flight = work.submit(1, held=True)
+        work.wait_begun(in_flight)
+        outages.site.stop_service(kill=True)
+        in_vain = work.submit(5)
+        for number in [*in_flight, *in_vain]:
+            error = work.futures[number].exception(DEADLINE_S)
+            assert isinstance(error, ServiceUnreachable), error
+            assert (error.url, error.transient) == (url, True)
+            assert SHORT_S <= error.after_s < DEADLINE_S
+        work.open_gate()
+        outages.start_service()
+        later = work.submit(20)
+        assert set(work.outcome()) == {*in_flight, *in_vain}
+        assert work.begun() == {*in_flight, *later}, "what was told to have failed ran after all"
+
+
+def test_the_service_s_database_is_restored(outages, tmp_path, monkeypatch):
+    """It knows nothing of what came after the backup: not the executor's function, nor the tasks in flight."""
+    monkeypatch.setattr(results_module, "RECONCILE_PERIOD_S", 1.0)
+    with outages.restored():
+        executor = GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=outages.site.client())
+        executor.start()
+        work = Work(executor, tmp_path)
+        in_flight = work.submit(1, held=True)
+        work.wait_begun(in_flight)
+    try:
+        later = work.submit(50)
+        work.open_gate()
+        errors = work.outcome()
+    finally:
+        executor.shutdown()
+    assert {number: type(error) for number, error in errors.items()} == dict.fromkeys(in_flight, TaskLost)
+    assert work.begun() == {*in_flight, *later}
+
+
 # ---- the network of the workflow --------------------------------------------------------------------------------
 
 
 def test_the_workflow_s_network_is_cut(outages, tmp_path):
-    amqp_port = outages.site.amqp_port
-    with TcpProxy(amqp_port) as amqp:
-        # The service tells the port of its broker; on its way here it becomes the proxy's.
-        swap = (f":{amqp_port}/".encode(), f":{amqp.port}/".encode())
-        with TcpProxy(int(outages.site.url.rpartition(":")[2]), swap=swap) as rest:
-            client = connect(f"http://127.0.0.1:{rest.port}", credentials=outages.credentials())
-            with started(GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=client)) as executor:
-                work = Work(executor, tmp_path)
-                work.submit(50)
-                work.wait_begun(work.submit(1, held=True))
-                work.submit(100)
-                work.wait_done(60)
-                assert amqp.accepted == 1
-                for proxy in (rest, amqp):
-                    proxy.cut()
-                work.open_gate()
-                work.wait_begun(work.futures)  # the far side does not depend on us
-                late = work.submit(20)
-                attempts = amqp.accepted + rest.accepted
-                wait_until(lambda: amqp.accepted + rest.accepted > attempts + 2, "nobody tried to connect again")
-                assert not any(work.futures[number].done() for number in late)
-                for proxy in (rest, amqp):
-                    proxy.mend()
-                assert work.outcome() == {}
+    with outages.through_proxies() as (client, rest, amqp):
+        with started(GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=client)) as executor:
+            work = Work(executor, tmp_path)
+            work.submit(50)
+            work.wait_begun(work.submit(1, held=True))
+            work.submit(100)
+            work.wait_done(60)
+            assert amqp.accepted == 1
+            for proxy in (rest, amqp):
+                proxy.cut()
+            work.open_gate()
+            work.wait_begun(work.futures)  # the far side does not depend on us
+            late = work.submit(20)
+            attempts = amqp.accepted + rest.accepted
+            wait_until(lambda: amqp.accepted + rest.accepted > attempts + 2, "nobody tried to connect again")
+            assert not any(work.futures[number].done() for number in late)
+            for proxy in (rest, amqp):
+                proxy.mend()
+            assert work.outcome() == {}
 
 
 def test_connections_break_again_and_again(outages, tmp_path):
-    amqp_port = outages.site.amqp_port
-    with TcpProxy(amqp_port) as amqp:
-        swap = (f":{amqp_port}/".encode(), f":{amqp.port}/".encode())
-        with TcpProxy(int(outages.site.url.rpartition(":")[2]), swap=swap) as rest:
-            client = connect(f"http://127.0.0.1:{rest.port}", credentials=outages.credentials())
-            with started(GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=client)) as executor:
-                work = Work(executor, tmp_path)
-                for turn in range(1, 6):
-                    work.submit(60)
-                    work.wait_done(60 * turn - 45)
-                    amqp.cut_once()
-                    rest.cut_once()
-                assert work.outcome() == {}
+    with outages.through_proxies() as (client, rest, amqp):
+        with started(GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=client)) as executor:
+            work = Work(executor, tmp_path)
+            for turn in range(1, 6):
+                work.submit(60)
+                work.wait_done(60 * turn - 45)
+                amqp.cut_once()
+                rest.cut_once()
+            assert work.outcome() == {}
+
+
+def test_results_are_asked_for_when_the_stream_brings_none(outages, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_module, "RECONCILE_PERIOD_S", 1.0)
+    with outages.through_proxies() as (client, _rest, amqp):
+        with started(GlobusComputeExecutor(outages.site.endpoint_id(NAME), client=client)) as executor:
+            work = Work(executor, tmp_path)
+            held = work.submit(1, held=True)
+            work.wait_begun(held)
+            work.submit(20)
+            work.wait_done(20)
+            amqp.hold()
+            work.open_gate()
+            late = work.submit(20)
+            work.wait_done(41)
+            assert amqp.accepted == 1, "the stream was not up all the time"
+            amqp.release()  # what it brings now is known already
+            work.submit(20)
+            assert work.outcome() == {}
+            assert work.begun() >= {*held, *late}
 
 
 # ---- the endpoint -----------------------------------------------------------------------------------------------

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
+from globus_compute_sdk import Client
+from tcp_proxy import TcpProxy
 
+from parsl_globus import connect
 from parsl_globus.client.home import Credentials
 from parsl_globus.testing.site import LOCAL_ENDPOINT, LocalSite
 
@@ -44,6 +50,29 @@ class Outages:
         """The login of the site's owner, for another way to the service."""
         known = json.loads((self.site.home / "credentials.json").read_text())
         return Credentials(**known[self.site.url])
+
+    @contextmanager
+    def through_proxies(self) -> Iterator[tuple[Client, TcpProxy, TcpProxy]]:
+        """A client whose ways to the service, REST and AMQP, lead through the two proxies."""
+        amqp_port = self.site.amqp_port
+        with TcpProxy(amqp_port) as amqp:
+            # The service tells the port of its broker; on its way here it becomes the proxy's.
+            swap = (f":{amqp_port}/".encode(), f":{amqp.port}/".encode())
+            with TcpProxy(int(self.site.url.rpartition(":")[2]), swap=swap) as rest:
+                yield connect(f"http://127.0.0.1:{rest.port}", credentials=self.credentials()), rest, amqp
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Bring the service back to what it was before, as from a backup; it runs in between."""
+        data, backup = self.site.home / "service", self.site.home / "backup"
+        self.site.stop_service()
+        shutil.copytree(data, backup)
+        self.start_service()
+        yield
+        self.site.stop_service()
+        shutil.rmtree(data)
+        backup.rename(data)
+        self.start_service()
 
     def runs(self, *words: str) -> list[psutil.Process]:
         """The site's processes with these words in their command line."""

@@ -29,6 +29,8 @@ class TcpProxy:
         self.accepted = 0
         self._open = threading.Event()
         self._open.set()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._lose_after: bytes | None = None
         self._cut_at: tuple[bytes, threading.Event] | None = None
         self._sockets: set[socket.socket] = set()
@@ -47,6 +49,13 @@ class TcpProxy:
 
     def mend(self) -> None:
         self._open.set()
+
+    def hold(self) -> None:
+        """Keep back what servers send until `release`; connections stay open, as on a link that loses all packets."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        self._flowing.set()
 
     def lose_answer(self, request: bytes) -> None:
         """Break the connection that sends `request` next, once the server has answered it: the answer is lost."""
@@ -67,6 +76,7 @@ class TcpProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._close_all()
+        self._flowing.set()
         self._thread.join(5)
 
     def __enter__(self) -> TcpProxy:
@@ -118,6 +128,7 @@ class TcpProxy:
 
     def _answers(self, client: socket.socket, server: socket.socket, lose: threading.Event) -> None:
         while data := server.recv(65536):
+            self._flowing.wait()
             if lose.is_set():
                 return
             client.sendall(data.replace(*self._swap) if self._swap[0] else data)

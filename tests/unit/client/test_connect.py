@@ -71,10 +71,16 @@ def test_a_token_is_renewed(parsl_globus_site):
     assert client.authorizer.access_token != before
 
 
-def test_a_token_the_service_does_not_know_any_more_is_renewed(parsl_globus_site):
+@pytest.mark.parametrize("max_retries", [0, 5])
+def test_a_token_the_service_does_not_know_any_more_is_renewed(parsl_globus_site, max_retries):
     client = parsl_globus_site.client()
     client.authorizer.access_token = "forgotten"
-    assert ServiceClient(client).identities()
+    service = ServiceClient(client, max_retries=max_retries)
+    assert service.identities()
+    client.authorizer.access_token = "forgotten"
+    with pytest.raises(RequestRefused, match="ENDPOINT_NOT_FOUND"):  # it was asked as somebody
+        service.submit(uuid.uuid4(), {"tasks": {str(uuid.uuid4()): ["p"]}})
+    service.close()
 
 
 def test_by_the_record_of_the_service_that_runs_here(parsl_globus_site, monkeypatch):
