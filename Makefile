@@ -11,8 +11,8 @@ help:
 	@echo "make soak    100,000 tasks through two services, one of them killed; needs PostgreSQL and RabbitMQ;"
 	@echo "             then 50 kills of an endpoint's parts (make soak-services, make soak-endpoint: one of the two;"
 	@echo "             make soak-endpoint ROUNDS=5 SEED=7: a few, from a seed on)"
-	@echo "make bench   speed beside Parsl's local executor and the public peers, into bench/results (about half an hour,"
-	@echo "             as root or with user namespaces; BENCH_ARGS='--quick' for a short run)"
+	@echo "make bench   speed beside Parsl's local executor, the public peers and other tools, into bench/results (about half"
+	@echo "             an hour, as root or with user namespaces; BENCH_ARGS='--quick' for a short run that keeps nothing)"
 	@echo "make docs    build the documentation into docs/_build"
 	@echo "make clean   remove everything that these made"
 
@@ -45,7 +45,7 @@ ROUNDS_ARGS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--first-seed $(SEE
 soak-endpoint: $(VENV)/tox-installed
 	$(BIN)/tox run -e soak-endpoint $(if $(strip $(ROUNDS_ARGS) $(SOAK_ENDPOINT_ARGS)),-- $(ROUNDS_ARGS) $(SOAK_ENDPOINT_ARGS))
 
-# Speed beside local HTEX and the public peers; writes bench/results. BENCH_ARGS="--quick" for a first look.
+# Writes bench/results, from which docs/performance.rst is made; RabbitMQ and PostgreSQL are left out unless installed.
 bench: $(VENV)/tox-installed
 	$(BIN)/tox run -e bench $(if $(BENCH_ARGS),-- $(BENCH_ARGS))
 

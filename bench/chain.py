@@ -1,8 +1,9 @@
-"""Processor time of all the processes that a task passes through, by their part."""
+"""Processor time and memory of all the processes that a task passes through, by their part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -56,3 +57,26 @@ def part_of(process: psutil.Process) -> str:
 def between(before: Times, after: Times) -> dict[str, float]:
     """Seconds spent from one sample to the next, by part."""
     return {part: round(after[part] - before[part], 3) for part in PARTS if after[part] > before[part]}
+
+
+def forget_peaks(processes: Iterable[psutil.Process]) -> None:
+    """Have the processes' peaks of memory begin anew."""
+    for process in processes:
+        try:
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+        except OSError:
+            continue  # it ended, or is another user's
+
+
+def peaks_mb(client_pid: int, processes: Iterable[psutil.Process]) -> dict[str, float]:
+    """Peaks of memory since then, in megabytes, by part: sums over processes, what they share included each time."""
+    peaks: dict[str, float] = {}
+    for process in processes:
+        try:
+            part = "client" if process.pid == client_pid else part_of(process)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except (psutil.Error, OSError):
+            continue
+        peak_kb = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        peaks[part] = peaks.get(part, 0.0) + (float(peak_kb[0]) / 1e3 if peak_kb else 0.0)
+    return {part: round(peaks[part], 1) for part in PARTS if part in peaks}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,22 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    backends = list(dict.fromkeys(row["backend"] for row in result["rows"]))
+    backends = report.backends(result)
     if not backends:
         return
     figure, panels = pyplot.subplots(1, len(backends), figsize=(5.5 * len(backends), 4), squeeze=False, sharey=True)
     for panel, backend in zip(panels[0], backends, strict=True):
-        rows = [row for row in result["rows"] if row["backend"] == backend]
-        names = list(dict.fromkeys(row["row"] for row in rows))
-        kinds = [kind for kind in KINDS if kind != "local" and any(row["kind"] == kind for row in rows)]
+        rows = report.by_row(result, backend)
+        names = list(rows)
+        kinds = [kind for kind in KINDS if kind != "local" and any(kind in found for found in rows.values())]
         for number, kind in enumerate(kinds):
             places, heights = [], []
             for place, name in enumerate(names):
-                found = {row["kind"]: row for row in rows if row["row"] == name}
-                if kind in found and "local" in found and not max(found[kind]["failed"]):
-                    ratio = statistics.median(report.ratios(found[kind], found["local"]))
+                found = rows[name]
+                if kind not in found or max(found[kind]["failed"]):
+                    continue
+                ratio = report.median(report.ratios(found[kind], found.get("local")))
+                if ratio:
                     places.append(place + 0.8 * number / len(kinds))
                     heights.append(1 / ratio if found[kind]["unit"] == "tasks/s" else ratio)
             panel.bar(places, heights, width=0.8 / len(kinds), align="edge", label=KINDS[kind])

@@ -1,4 +1,4 @@
-"""What was measured, as a table of ratios, and kept as JSON."""
+"""The rows that were measured, as tables: values, ratios, processor time and memory."""
 
 from __future__ import annotations
 
@@ -9,181 +9,142 @@ from typing import Any
 from bench.chain import PARTS
 from bench.rows import BACKENDS, BY_NAME, KINDS
 
+#: Of what is kept; whoever reads it must know it.
+FORMAT = 2
+
 Record = Mapping[str, Any]
+Table = list[list[str]]
 
 
-def ratios(row: Record, local: Record) -> list[float]:
-    """Round by round, a contender's value to local HTEX's."""
-    return [value / base for value, base in zip(row["values"], local["values"], strict=False) if base]
+def ratios(row: Record, local: Record | None) -> list[float]:
+    """Round by round, a contender's value to local HTEX's, where both have one."""
+    if local is None:
+        return []
+    pairs = zip(row["values"], local["values"], strict=False)
+    return [value / base for value, base in pairs if value is not None and base]
 
 
-def median_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median, the lowest and the highest."""
-    return statistics.median(values), min(values), max(values)
+def median(values: Iterable[float | None]) -> float | None:
+    """The median of those that there are."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
 
 
-def short(value: float) -> str:
+def short(value: float | None) -> str:
     """With three digits that say something."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def table(result: Record, backend: str) -> list[list[str]]:
-    """Rows of the table, its heading first."""
-    rows: list[Record] = [row for row in result["rows"] if row["backend"] == backend]
-    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+def spread(values: Sequence[float]) -> str:
+    """The median, and the lowest and the highest where there are several."""
+    if not values:
+        return ""
+    middle = short(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({short(min(values))} to {short(max(values))})"
+
+
+def backends(result: Record) -> list[str]:
+    """Those that were measured, in order."""
+    return [name for name in BACKENDS if any(row["backend"] == name for row in result["rows"])]
+
+
+def by_row(result: Record, backend: str) -> dict[str, dict[str, Record]]:
+    """Rows of a backend: by name, then by contender."""
+    found: dict[str, dict[str, Record]] = {}
+    for row in result["rows"]:
+        if row["backend"] == backend:
+            found.setdefault(row["row"], {})[row["kind"]] = row
+    return found
+
+
+def table(result: Record, backend: str) -> Table:
+    """Values of a backend, its heading first."""
+    rows = by_row(result, backend)
+    kinds = [kind for kind in KINDS if any(kind in found for found in rows.values())]
     lines = [["", *(KINDS[kind] for kind in kinds), "ours : local", "aimed at"]]
-    for name in dict.fromkeys(row["row"] for row in rows):
-        found = {row["kind"]: row for row in rows if row["row"] == name}
-        any_row = next(iter(found.values()))
+    for name, found in rows.items():
         count = f"{max(row['count'] for row in found.values()):,}"
-        cells = [f"{BY_NAME[name].title.format(count=count)} ({any_row['unit']})"]
-        cells += [_cell(found.get(kind), found.get("local")) for kind in kinds]
-        cells += [_ratio_text(found.get("ours"), found.get("local")), BY_NAME[name].target]
-        lines.append(cells)
+        unit = next(iter(found.values()))["unit"]
+        lines.append(
+            [
+                f"{BY_NAME[name].title.format(count=count)} ({unit})",
+                *(_cell(found.get(kind), found.get("local")) for kind in kinds),
+                spread(ratios(found["ours"], found.get("local"))) if "ours" in found else "",
+                BY_NAME[name].target,
+            ]
+        )
         if name == "megabytes":
-            lines.append(
-                ["its client's peak memory (MB)", *(_peak(found.get(kind)) for kind in kinds), *_peak_ratio(found)]
-            )
+            ratio = peak_ratio(found)
+            cells = [short(median(extras(found.get(kind), "peak_mb"))) for kind in kinds]
+            lines.append(["its client's peak memory (MB)", *cells, short(ratio), "<= 1.2"])
         if name == "monitored":
-            lines.append(
-                [
-                    "its registrations of functions",
-                    *(_last(found.get(kind), "registrations") for kind in kinds),
-                    "",
-                    "1",
-                ]
-            )
+            cells = [short(median(extras(found.get(kind), "registrations"))) for kind in kinds]
+            lines.append(["its registrations of functions", *cells, "", "1"])
     return lines
 
 
 def _cell(row: Record | None, local: Record | None) -> str:
     if row is None:
         return ""
-    text = short(statistics.median(row["values"]))
-    if local is not None and row["kind"] not in ("local", "ours"):
-        text += f" (x {short(statistics.median(ratios(row, local)))})"
+    middle = median(row["values"])
+    if middle is None:
+        return "failed"
+    text = short(middle)
+    found = ratios(row, local)
+    if found and row["kind"] not in ("local", "ours"):
+        text += f" (x {short(statistics.median(found))})"
     failed = max(row["failed"])
     return f"{text}; {failed} of {row['count']} failed" if failed else text
 
 
-def _ratio_text(row: Record | None, local: Record | None) -> str:
-    found = ratios(row, local) if row is not None and local is not None else []
-    if not found:
-        return ""
-    middle, low, high = median_and_spread(found)
-    return f"{short(middle)} ({short(low)} to {short(high)})"
+def extras(row: Record | None, name: str) -> list[float]:
+    """What else a workflow told, by round."""
+    return [extra[name] for extra in row["extra"] if name in extra] if row is not None else []
 
 
-def _peaks(row: Record | None) -> list[float]:
-    return [extra["peak_mb"] for extra in row["extra"]] if row is not None else []
+def peak_ratio(found: Mapping[str, Record]) -> float | None:
+    """Our client's peak memory to local HTEX's."""
+    ours, local = median(extras(found.get("ours"), "peak_mb")), median(extras(found.get("local"), "peak_mb"))
+    return ours / local if ours is not None and local else None
 
 
-def _peak(row: Record | None) -> str:
-    return short(statistics.median(_peaks(row))) if _peaks(row) else ""
-
-
-def _peak_ratio(found: Mapping[str, Record]) -> list[str]:
-    ours, local = _peaks(found.get("ours")), _peaks(found.get("local"))
-    return [short(statistics.median(ours) / statistics.median(local)) if ours and local else "", "<= 1.2"]
-
-
-def _last(row: Record | None, name: str) -> str:
-    return str(row["extra"][-1].get(name, "")) if row is not None else ""
-
-
-def hops(result: Record, backend: str, row_name: str) -> list[list[str]]:
+def hops(result: Record, backend: str, row_name: str) -> Table:
     """Processor time of each part per task, in microseconds, the heading first."""
-    rows = [row for row in result["rows"] if row["backend"] == backend and row["row"] == row_name]
-    if not rows:
-        return []
-    lines = [["", *PARTS, "all"]]
-    for row in rows:
-        by_part = {part: statistics.median(cpu.get(part, 0.0) for cpu in row["cpu_us"]) for part in PARTS}
-        whole = statistics.median(sum(cpu.values()) for cpu in row["cpu_us"])
-        lines.append(
-            [KINDS[row["kind"]], *(f"{by_part[part]:,.0f}" if by_part[part] else "" for part in PARTS), f"{whole:,.0f}"]
-        )
-    return lines
+    return _by_part(result, backend, row_name, "cpu_us", [*PARTS])
 
 
-def as_text(lines: Iterable[Sequence[str]]) -> str:
-    """A table for a terminal."""
-    lines = list(lines)
-    if not lines:
-        return ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+def memory(result: Record, backend: str, row_name: str) -> Table:
+    """Peak memory of each part, in megabytes, the heading first."""
+    return _by_part(result, backend, row_name, "memory_mb", ["client", "service", "broker", "agent", "pool"])
 
 
-def summary(result: Record) -> str:
-    """All of it, for a terminal."""
-    parts = [conditions(result)]
-    for backend in dict.fromkeys(row["backend"] for row in result["rows"]):
-        parts += [f"\n{BACKENDS[backend]}\n", as_text(table(result, backend))]
-        for name in ("noops", "bare", "latency"):
-            lines = hops(result, backend, name)
-            if lines:
-                parts.append(f"\nprocessor time per task, microseconds: {BY_NAME[name].title.format(count='many')}\n")
-                parts.append(as_text(lines))
-    parts += [_outstanding(result), _startup(result)]
-    return "\n".join(part for part in parts if part)
+def _by_part(result: Record, backend: str, row_name: str, key: str, parts: Sequence[str]) -> Table:
+    lines = [["", *parts, "all"]]
+    for kind, row in by_row(result, backend).get(row_name, {}).items():
+        rounds = row[key]
+        if not any(rounds):
+            continue
+        middles = [statistics.median(one.get(part, 0.0) for one in rounds) for part in parts]
+        whole = statistics.median(sum(one.get(part, 0.0) for part in parts) for one in rounds)
+        lines.append([KINDS[kind], *(f"{value:,.0f}" if value else "" for value in middles), f"{whole:,.0f}"])
+    return lines if len(lines) > 1 else []
 
 
-def conditions(result: Record) -> str:
-    """What and where."""
-    meta = result["meta"]
-    return (
-        f"{meta['when']}: {meta['cores']} cores ({meta['machine']}), load {meta['load_before']:.1f} before and "
-        f"{meta['load_after']:.1f} after; parsl {meta['versions']['parsl']}, globus-compute-sdk "
-        f"{meta['versions']['globus-compute-sdk']}, Python {meta['python']}; {meta['repeats']} rounds"
-        f"{', short' if meta['quick'] else ''}"
-    )
+def chain_us(row: Record) -> float | None:
+    """Processor time of the whole chain per task, in microseconds."""
+    return median(sum(one.values()) for one in row["cpu_us"] if one)
 
 
-def outstanding_table(result: Record) -> list[list[str]]:
-    """Costs of a task that waits, the heading first."""
-    found = {one["kind"]: one for one in result.get("outstanding", [])}
-    if "local" not in found or "ours" not in found:
-        return []
-    names = {"nothing": "futures alone", "local": KINDS["local"], "ours": KINDS["ours"]}
-    lines = [["", *(name for kind, name in names.items() if kind in found), "ours : local", "aimed at"]]
-    for case, bound in (("plain", "<= 3"), ("monitored", "<= 1.2")):
-        cells = [short(found[kind][case]["wall_us"]) for kind in names if kind in found]
-        ratio = found["ours"][case]["wall_us"] / found["local"][case]["wall_us"]
-        lines.append([f"submit, {case} (microseconds)", *cells, short(ratio), bound])
-    cells = [short(found[kind]["plain"]["memory_bytes"]) for kind in names if kind in found]
-    count = found["ours"]["plain"]["count"]
-    lines.append([f"memory per task, {count:,} outstanding (bytes)", *cells, "", "<= 1,500"])
-    return lines
-
-
-def _outstanding(result: Record) -> str:
-    lines = outstanding_table(result)
-    return "\nwhile tasks wait\n\n" + as_text(lines) if lines else ""
-
-
-def _startup(result: Record) -> str:
-    lines = startup_table(result)
-    return "\nstart-up\n\n" + as_text(lines) if lines else ""
-
-
-def startup_table(result: Record) -> list[list[str]]:
-    """Imports and programs, the heading first."""
-    found = result.get("imports")
-    lines = [["", "seconds", "ratio", "aimed at"]] if found or result["ready_s"] else []
-    if found:
-        for name, seconds in found["cpu_s"].items():
-            bound = "<= 1.3" if "parsl_globus" in name else ""
-            lines.append([f"{name} (processor time)", short(seconds), short(found["ratio"][name]), bound])
-    for backend, seconds in result["ready_s"].items():
-        lines.append([f"service run to ready, {BACKENDS[backend]}", short(seconds), "", "<= 2"])
+def failures(result: Record) -> list[str]:
+    """Why a contender, or a part, gave no value."""
+    found = [f"{skipped['what']}: {skipped['why']}" for skipped in result["skipped"]]
     for row in result["rows"]:
-        if row["row"] == "cold" and row["kind"] != "local":
-            times = [
-                value + extra["endpoint_start_s"] for value, extra in zip(row["values"], row["extra"], strict=True)
-            ]
-            text = f"endpoint start to first result, workflow's own start included, {KINDS[row['kind']]}"
-            lines.append([f"{text}, {BACKENDS[row['backend']]}", short(statistics.median(times)), "", ""])
-    return lines
+        found += [f"{KINDS[row['kind']]}, {row['row']}, {BACKENDS[row['backend']]}: {why}" for why in row["why"]]
+    for one in result.get("others", []):
+        found += [f"{one['tool']}: {why}" for why in one["why"]]
+    found += [f"outstanding, {one['kind']}: {one['why']}" for one in result.get("outstanding", []) if "why" in one]
+    for name, levels in result.get("scale", {}).items():
+        found += [f"{name}, {one['level']:,}: {one['why']}" for one in levels if "why" in one]
+    return found

@@ -42,15 +42,27 @@ def stage(path: str, number: int) -> str:
     return written
 
 
-def make_executor(kind: str, endpoint_id: str | None) -> Any:
-    """The executor of a contender, as its documentation tells to write it."""
+def sleeping(seconds: float) -> int:
+    import os
+    import time
+
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def make_executor(kind: str, endpoint_id: str | None, workers: int = 2) -> Any:
+    """The executor of a contender, as its documentation tells to write it; others than local HTEX have an endpoint."""
     if kind == "local":
         from parsl.executors import HighThroughputExecutor
         from parsl.providers import LocalProvider
 
         provider = LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1)
         return HighThroughputExecutor(
-            label="bench", address="127.0.0.1", max_workers_per_node=2, cores_per_worker=0.01, provider=provider
+            label="bench",
+            address="127.0.0.1",
+            max_workers_per_node=workers,
+            cores_per_worker=0.01,
+            provider=provider,
         )
     if kind in ("public", "unlimited"):
         from globus_compute_sdk import Executor
@@ -76,6 +88,7 @@ class Workflow:
         self._noop = python_app(noop, data_flow_kernel=kernel)
         self._size_of = python_app(size_of, data_flow_kernel=kernel)
         self._stage = python_app(stage, data_flow_kernel=kernel)
+        self._sleeping = python_app(sleeping, data_flow_kernel=kernel)
 
     def warm(self, **_options: Any) -> Answer:
         """Two tasks, so that both workers have done something."""
@@ -144,6 +157,16 @@ class Workflow:
         failed = _failures([self._noop() for _ in range(count)])
         return {"value": time.monotonic() - began, "failed": failed, "registrations": _registered[0]}
 
+    def sleepers(self, workers: int, each: int = 8, sleep_s: float = 0.25) -> Answer:
+        """Tasks that sleep, `each` for every worker: seconds, and what they would take without any cost."""
+        seen: set[int] = set()
+        until_s = time.monotonic() + _TASK_LIMIT_S
+        while len(seen) < workers and time.monotonic() < until_s:
+            seen |= {future.result(_TASK_LIMIT_S) for future in [self._sleeping(0.1) for _ in range(workers)]}
+        began = time.monotonic()
+        failed = _failures([self._sleeping(sleep_s) for _ in range(each * workers)])
+        return {"value": time.monotonic() - began, "failed": failed, "ideal_s": each * sleep_s, "seen": len(seen)}
+
 
 _registered = [0]
 
@@ -174,7 +197,7 @@ def _status_kb(name: str) -> float:
 
 
 @contextlib.contextmanager
-def loaded(kind: str, endpoint_id: str | None, *, monitoring: bool) -> Iterator[Workflow]:
+def loaded(kind: str, endpoint_id: str | None, *, monitoring: bool, workers: int) -> Iterator[Workflow]:
     """A workflow with its DataFlowKernel."""
     import parsl
     from parsl import Config
@@ -188,7 +211,7 @@ def loaded(kind: str, endpoint_id: str | None, *, monitoring: bool) -> Iterator[
     # By a name with the process in it: several share a folder.
     run_dir = f"runinfo-{kind}-{os.getpid()}"
     config = Config(
-        executors=[make_executor(kind, endpoint_id)], run_dir=run_dir, monitoring=hub, initialize_logging=False
+        executors=[make_executor(kind, endpoint_id, workers)], run_dir=run_dir, monitoring=hub, initialize_logging=False
     )
     with parsl.load(config) as kernel:
         yield Workflow(kernel, kind)
@@ -199,10 +222,11 @@ def main() -> None:
     parser.add_argument("kind", choices=["local", "public", "unlimited", "ours"])
     parser.add_argument("--endpoint", help="its id")
     parser.add_argument("--monitoring", action="store_true")
+    parser.add_argument("--workers", type=int, default=2, help="of local HTEX")
     options = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    with loaded(options.kind, options.endpoint, monitoring=options.monitoring) as workflow:
+    with loaded(options.kind, options.endpoint, monitoring=options.monitoring, workers=options.workers) as workflow:
         for line in sys.stdin:
             call = json.loads(line)
             answer = getattr(workflow, call.pop("row"))(**call)

@@ -63,5 +63,13 @@ def _write_configuration() -> None:
     (folder / "endpoint-templates.txt").write_text("".join(rows))
 
 
+def _write_performance() -> None:
+    """What the last kept run of the benchmark measured; the page says so when none is kept."""
+    from bench.docs import write
+
+    write(Path(__file__).parent / "_generated")
+
+
 _write_help()
 _write_configuration()
+_write_performance()

@@ -28,7 +28,11 @@ class NetworkNamespace:
     def __init__(self) -> None:
         unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
         self._holder = subprocess.Popen(
-            [*unshare, sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*unshare, sys.executable, "-c", _HOLD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the caller, which still needs the namespace to end what runs there
         )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline().strip() != "up":

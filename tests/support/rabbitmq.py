@@ -123,6 +123,7 @@ class RabbitMQ:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             self._wait_port(self._epmd_port, self._epmd, 10.0)
         with (self._folder / "server.log").open("ab") as log:
