@@ -14,6 +14,8 @@ from parsl_globus.service.store.sql import SqlStore, Trouble
 
 #: How long a writer waits for another process (a backup, say), in milliseconds.
 _BUSY_TIMEOUT_MS = 10_000
+#: The write-ahead log is moved into the file when it has so many pages of this size, 32 MB.
+_CHECKPOINT_PAGES, _PAGE_BYTES = 8192, 4096
 
 
 class SqliteDatabase:
@@ -50,6 +52,9 @@ class SqliteDatabase:
                 # Debian's SQLite overwrites what is deleted, by default wherever it takes writes of its own: removing
                 # costs ten times as much then, and tasks wait for it. Nothing here promises that.
                 "secure_delete = FAST",
+                # Writers wait for a checkpoint and its sync: not after each third task with a large argument.
+                f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                f"journal_size_limit = {_CHECKPOINT_PAGES * _PAGE_BYTES}",
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
 

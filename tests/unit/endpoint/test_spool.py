@@ -118,3 +118,16 @@ def test_what_is_no_spool_is_named(tmp_path):
     path.write_text("this is no database at all, but long enough to look at" * 100)
     with pytest.raises(EndpointError, match=r"spool\.db"):
         Spool(path)
+
+
+def test_what_is_deleted_is_not_written_once_more(tmp_path):
+    """Whatever the defaults of this machine's SQLite: with zeros over all that leaves, a large task costs twice."""
+    path = tmp_path / "spool.db"
+    spool = Spool(path)
+    tasks = [SpooledTask(uuid.uuid4(), b"x" * 1_000_000, {}) for _ in range(4)]
+    spool.accept(tasks)
+    log = path.with_name(f"{path.name}-wal")
+    written_bytes = log.stat().st_size
+    spool.finish([(task.task_id, b"") for task in tasks])
+    assert log.stat().st_size < 1.1 * written_bytes
+    spool.close()
