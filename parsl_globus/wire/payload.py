@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
 from parsl_globus.errors import DecodeError
 
 #: Name of the runner's function, and of the registered function.
@@ -113,7 +115,7 @@ def unpack_runner_call(args_buffer: str) -> list[str]:
     try:
         if not args_buffer.startswith(JSON_STRATEGY):
             raise ValueError(f"strategy {args_buffer[:2]!r} instead of JSON")
-        texts = json.loads(args_buffer[len(JSON_STRATEGY) :])
+        texts = from_json(args_buffer[len(JSON_STRATEGY) :])
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise ValueError("it is no list of texts")
     except ValueError as exc:

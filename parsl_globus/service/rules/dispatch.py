@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Iterable, Sequence
+
+from pydantic_core import to_json
 
 from parsl_globus.errors import LinkError, ServiceError
 from parsl_globus.service.broker.base import Broker, Publication
@@ -26,10 +27,12 @@ def task_body(task_id: uuid.UUID, code_json: str, payload: str) -> bytes:
     The function's code is most of a message, and was escaped when it was registered: a hundred messages cost
     a hundred small copies, not a hundred passes over the code.
     """
-    return (
+    head = (
         f'\x01{{"message_type":"task","data":{{"task_id":"{task_id}","container_id":null,"container":null,'
-        f'"task_buffer":"{code_json}{json.dumps(payload)[1:]}}}}}'
+        f'"task_buffer":"{code_json}'
     ).encode("ascii")
+    # Payloads may be megabytes: this is several times as fast as Python's own `json`.
+    return b"".join((head, memoryview(to_json(payload))[1:], b"}}"))
 
 
 def task_publication(
