@@ -15,6 +15,7 @@ import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
+from parsl_globus.amqp.pika_private import read_more_at_once
 from parsl_globus.errors import LinkGaveUp
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Link:
         if self._stopping.is_set():
             connection.close()
             return
+        read_more_at_once(connection)
         connection.channel(on_open_callback=self._channel_opened)
 
     def _channel_opened(self, channel: Channel) -> None:
