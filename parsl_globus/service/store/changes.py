@@ -71,20 +71,49 @@ def upsert(connection: sa.Connection, table: sa.Table, values: Sequence[dict[str
 
 # ---- submissions ----------------------------------------------------------------------------------------------
 
+# Statements of every task are made once: putting one together costs several times what the database needs for it.
+_GROUP_UPDATE = (
+    sa.update(GROUPS)
+    .where(GROUPS.c.group_id == sa.bindparam("b_group_id"), GROUPS.c.owner_id == sa.bindparam("b_owner_id"))
+    .values(
+        used_s=sa.bindparam("b_used_s"),
+        has_queue=GROUPS.c.has_queue | sa.bindparam("b_has_queue", type_=sa.Boolean),
+    )
+)
+_SUBMISSION_INSERT = sa.insert(SUBMISSIONS)
+_TASKS_INSERT = sa.insert(TASKS)
+_SUBMITTED_UPDATE = (
+    sa.update(USER_ENDPOINTS)
+    .where(USER_ENDPOINTS.c.endpoint_id == sa.bindparam("b_endpoint_id"))
+    .values(submitted=USER_ENDPOINTS.c.submitted + sa.bindparam("b_count"))
+)
+#: For `Store.submission_reply`; takes `b_owner_id` and `b_key`.
+REPLY_QUERY = sa.select(SUBMISSIONS.c.reply).where(
+    SUBMISSIONS.c.owner_id == sa.bindparam("b_owner_id"), SUBMISSIONS.c.key == sa.bindparam("b_key")
+)
+
 
 def add_submission(connection: sa.Connection, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
     """See `Store.add_submission`; a key that is taken is an `IntegrityError`."""
     _put_group(connection, submission.group, submission.submitted_s)
-    number = connection.execute(sa.insert(SUBMISSIONS), rows.of_submission(submission)).inserted_primary_key
+    number = connection.execute(_SUBMISSION_INSERT, rows.of_submission(submission)).inserted_primary_key
     assert number is not None  # every single-row insert has one
     _insert_tasks(connection, number[0], tasks)
-    here = USER_ENDPOINTS.c.endpoint_id == submission.user_endpoint_id
-    counted = sa.update(USER_ENDPOINTS).where(here).values(submitted=USER_ENDPOINTS.c.submitted + len(tasks))
-    if connection.execute(counted).rowcount == 0:
+    counted = {"b_endpoint_id": submission.user_endpoint_id, "b_count": len(tasks)}
+    if connection.execute(_SUBMITTED_UPDATE, counted).rowcount == 0:
         raise EndpointGone(endpoint_id=submission.user_endpoint_id)
 
 
 def _put_group(connection: sa.Connection, group: GroupRecord, now_s: float) -> None:
+    known = {
+        "b_group_id": group.group_id,
+        "b_owner_id": group.owner_id,
+        "b_used_s": now_s,
+        "b_has_queue": group.has_queue,
+    }
+    if connection.execute(_GROUP_UPDATE, known).rowcount:
+        return
+    # It is new, unless another process makes it right now, or another identity has.
     statement = insert(connection, GROUPS)
     new = statement.excluded
     statement = statement.on_conflict_do_update(
@@ -101,7 +130,7 @@ def _insert_tasks(connection: sa.Connection, submission: int, tasks: Sequence[Ne
         return
     stage = TaskStage.PUBLISHED.value
     connection.execute(
-        sa.insert(TASKS),
+        _TASKS_INSERT,
         [
             {
                 "task_id": task.task_id,
@@ -157,7 +186,17 @@ _FINISH_QUERY = (
     .join(SUBMISSIONS, SUBMISSIONS.c.number == TASKS.c.submission)
     .join(GROUPS, GROUPS.c.group_id == SUBMISSIONS.c.group_id)
 )
+_FINISH_QUERY = _FINISH_QUERY.where(TASKS.c.task_id.in_(sa.bindparam("b_task_ids", expanding=True)))
 _FINISH_LOCK = _FINISH_QUERY.order_by(TASKS.c.task_id).with_for_update(of=TASKS)
+_GROUP_TOUCH = (
+    sa.update(GROUPS).where(GROUPS.c.group_id == sa.bindparam("b_group_id")).values(used_s=sa.bindparam("b_used_s"))
+)
+_COUNT_UPDATES = {
+    name: sa.update(USER_ENDPOINTS)
+    .where(USER_ENDPOINTS.c.endpoint_id == sa.bindparam("b_endpoint_id"))
+    .values({name: USER_ENDPOINTS.c[name] + sa.bindparam("b_count")})
+    for name in ("done", "failed")
+}
 # The payload goes: nobody needs it any more, and it is most of a task's size.
 _FINISH_UPDATE = (
     sa.update(TASKS)
@@ -219,20 +258,18 @@ def _lock_tasks(connection: sa.Connection, endings: Sequence[Ending]) -> dict[uu
         # A writer is alone there; the order would only cost time.
         ids = [ending.task_id for ending in endings]
         query = _FINISH_QUERY
-    return {row.task_id: row for row in select_in(connection, query, TASKS.c.task_id, ids)}
+    return {row.task_id: row for chunk in chunks(ids) for row in connection.execute(query, {"b_task_ids": list(chunk)})}
 
 
 def _touch_groups(connection: sa.Connection, used: Mapping[uuid.UUID, float]) -> None:
-    here = GROUPS.c.group_id == sa.bindparam("b_group_id")
-    update = sa.update(GROUPS).where(here).values(used_s=sa.bindparam("b_used_s"))
-    connection.execute(update, [{"b_group_id": group_id, "b_used_s": used[group_id]} for group_id in sorted(used)])
+    values = [{"b_group_id": group_id, "b_used_s": used[group_id]} for group_id in sorted(used)]
+    connection.execute(_GROUP_TOUCH, values)
 
 
 def _count_endings(connection: sa.Connection, counted: Counter[tuple[uuid.UUID, TaskStage]]) -> None:
     for (endpoint_id, stage), count in sorted(counted.items()):
-        column = USER_ENDPOINTS.c.done if stage is TaskStage.SUCCESS else USER_ENDPOINTS.c.failed
-        here = USER_ENDPOINTS.c.endpoint_id == endpoint_id
-        connection.execute(sa.update(USER_ENDPOINTS).where(here).values({column: column + count}))
+        update = _COUNT_UPDATES["done" if stage is TaskStage.SUCCESS else "failed"]
+        connection.execute(update, {"b_endpoint_id": endpoint_id, "b_count": count})
 
 
 # ---- what is old ----------------------------------------------------------------------------------------------

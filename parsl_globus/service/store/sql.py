@@ -364,9 +364,8 @@ class SqlStore(SqlPeople, SqlViews, SqlBlobs):
         return await self._write(work)
 
     async def submission_reply(self, owner_id: uuid.UUID, key: str) -> str | None:
-        here = (SUBMISSIONS.c.owner_id == owner_id) & (SUBMISSIONS.c.key == key)
-        query = sa.select(SUBMISSIONS.c.reply).where(here)
-        return await self._read(lambda c: c.execute(query).scalar_one_or_none())
+        values = {"b_owner_id": owner_id, "b_key": key}
+        return await self._read(lambda c: c.execute(changes.REPLY_QUERY, values).scalar_one_or_none())
 
     async def group(self, group_id: uuid.UUID) -> GroupRecord | None:
         query = sa.select(*rows.GROUP_COLUMNS).where(GROUPS.c.group_id == group_id)
