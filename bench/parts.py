@@ -12,7 +12,8 @@ from bench.process import ContenderFailedError
 from bench.progress import Progress
 from bench.stage import Stage
 
-NAMES = ("outstanding", "others", "scale")
+#: In this order: the tasks that wait are left with the service, and would be in the way of others.
+NAMES = ("others", "scale", "outstanding")
 _LIMIT_S = 300.0
 
 Record = dict[str, Any]
@@ -56,8 +57,8 @@ class Parts:
 
     def outstanding(self) -> list[Record]:
         """What a task costs the client while it waits."""
-        endpoint_id = self._stage.start_endpoint("ours")
-        self._stage.stop_endpoint("ours")
+        endpoint_id = self._stage.start_endpoint("ours", name="stopped")
+        self._stage.stop_endpoint("ours", name="stopped")
         found = []
         for kind in ("nothing", "local", "ours"):
             words = [kind, "--count", self._waiting] + (["--endpoint", endpoint_id] if kind == "ours" else [])

@@ -82,7 +82,8 @@ class Run:
         for number, backend in enumerate(backends):
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 try:
-                    with open_stage(backend, Path(folder), starts=options.repeats) as stage:
+                    starts = 1 if options.quick else min(options.repeats, 5)
+                    with open_stage(backend, Path(folder), starts=starts) as stage:
                         self._on_stage(stage, backend, first=number == 0)
                 except (*OUTCOMES, OSError, AssertionError, ParslGlobusError) as exc:
                     words = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
