@@ -139,15 +139,23 @@ class TaskRules:
         mark = (caller.identity_id, key)
         running = self._running.get(mark)
         if running is None:
-            stored = await self._store.submission_reply(caller.identity_id, key)
-            if stored is not None:
-                return stored
-            running = self._running.get(mark)  # Another one may have come while the store was asked.
-        if running is None:
-            running = asyncio.ensure_future(self._accept(caller, endpoint_id, submission, key, per_task))
+            running = asyncio.ensure_future(self._accept_once(caller, endpoint_id, submission, key, per_task))
             self._running[mark] = running
             running.add_done_callback(lambda _done: self._running.pop(mark, None))
         return await asyncio.shield(running)
+
+    async def _accept_once(
+        self, caller: Identity, endpoint_id: uuid.UUID, submission: Submission, key: str, per_task: bool
+    ) -> str:
+        # That a key is taken shows when its submission is stored. It is not looked up before, for hardly any ever is.
+        try:
+            return await self._accept(caller, endpoint_id, submission, key, per_task)
+        except RequestRefused:
+            # What was accepted the first time might be refused now.
+            stored = await self._store.submission_reply(caller.identity_id, key)
+            if stored is None:
+                raise
+            return stored
 
     async def _accept(
         self, caller: Identity, endpoint_id: uuid.UUID, submission: Submission, key: str | None, per_task: bool

@@ -94,6 +94,17 @@ def test_the_same_key_gives_the_same_reply_and_nothing_twice(rest, manager, clos
     assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_IDEMPOTENCY_KEY")
 
 
+@pytest.mark.parametrize("more", [{}, {"Prefer": "per-task"}])
+def test_the_same_key_gives_the_same_reply_though_its_function_is_gone(rest, manager, more):
+    function_id, headers = rest.function(), {"Idempotency-Key": str(uuid.uuid4()), **more}
+    first = rest.submit(manager.endpoint_id, function_id, ["a", "b"], headers)
+    rest.good("DELETE", f"/v2/functions/{function_id}")
+    assert rest.submit(manager.endpoint_id, function_id, ["a", "b"], headers) == first
+    body = {"create_queue": True, "tasks": {function_id: ["a"]}}
+    new = rest.call("POST", f"/v3/endpoints/{manager.endpoint_id}/submit", body)
+    assert new.status_code == 404
+
+
 def test_one_bad_function_refuses_its_own_tasks_only_if_asked_so(rest, manager, closing):
     good, bad = rest.function(), str(uuid.uuid4())
     body = {"create_queue": True, "tasks": {bad: ["a", "b"], good: ["c"]}}
