@@ -24,7 +24,9 @@ class ToldService:
         self.asked = threading.Semaphore(0)
 
     def result_access(self):
-        raise self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        error = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        assert isinstance(error, Exception)
+        raise error
 
     def task_statuses(self, task_ids):
         answer = self.answers.pop(0) if self.answers else {}
