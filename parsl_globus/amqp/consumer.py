@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,8 @@ class Consumer:
         self._on_open = on_open
         self._on_deleted = on_deleted
         self._gathered: list[Delivery] = []
+        self._channel: Channel | None = None
+        self._answered = 0  # all deliveries of the channel up to this tag; the broker counts from 1
         self._link = Link(
             url, name=name, on_channel=self._consume, give_up_after_s=give_up_after_s, on_give_up=on_give_up
         )
@@ -105,27 +108,50 @@ class Consumer:
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Tell the broker that these are taken care of. Thread-safe; of broken channels they come again."""
-        self._answer(deliveries, lambda channel, tag: channel.basic_ack(tag))
+        acknowledged = list(deliveries)
+
+        def send() -> None:
+            for channel, tags in _by_channel(acknowledged):
+                if self._are_next(channel, tags):
+                    # One answer for all: each is a frame, and a system call, here and at the broker.
+                    channel.basic_ack(tags[-1], multiple=True)
+                else:
+                    for tag in tags:
+                        channel.basic_ack(tag)
+
+        if acknowledged:
+            self._link.call(send)
 
     def refuse(self, deliveries: Iterable[Delivery], *, requeue: bool) -> None:
         """Give these back; they come again, or go nowhere without `requeue`. Thread-safe."""
-        self._answer(deliveries, lambda channel, tag: channel.basic_nack(tag, requeue=requeue))
-
-    def _answer(self, deliveries: Iterable[Delivery], answer: Callable[[Channel, int], None]) -> None:
-        answered = list(deliveries)
+        refused = list(deliveries)
 
         def send() -> None:
-            for delivery in answered:
-                if delivery.channel.is_open:
-                    answer(delivery.channel, delivery.tag)
+            for channel, tags in _by_channel(refused):
+                self._are_next(channel, tags)
+                for tag in tags:
+                    channel.basic_nack(tag, requeue=requeue)
 
-        if answered:
+        if refused:
             self._link.call(send)
 
     # ---- on the link's thread -----------------------------------------------------------------------------------
 
+    def _are_next(self, channel: Channel, tags: Sequence[int]) -> bool:
+        """Whether all that came before these has been answered, on this channel; these count as answered then.
+
+        Once something was answered out of turn it is `False` for good, until there is a new channel: what is open then
+        need not be remembered.
+        """
+        first = self._answered + 1
+        if channel is not self._channel or list(tags) != list(range(first, first + len(tags))):
+            return False
+        self._answered = tags[-1]
+        return True
+
     def _consume(self, channel: Channel) -> None:
         self._gathered = []
+        self._channel, self._answered = channel, 0
         channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
         channel.add_on_close_callback(self._closed)
         if self._prefetch:
@@ -172,3 +198,10 @@ class Consumer:
         deliveries, self._gathered = self._gathered, []
         if deliveries:
             self._on_deliveries(deliveries)
+
+
+def _by_channel(deliveries: Sequence[Delivery]) -> Iterator[tuple[Channel, list[int]]]:
+    """Channels that are still open, and the tags of what came there, in order."""
+    for channel, of_channel in itertools.groupby(deliveries, lambda delivery: delivery.channel):
+        if channel.is_open:
+            yield channel, [delivery.tag for delivery in of_channel]

@@ -190,20 +190,23 @@ class Intake:
         if not batches:
             return
         parsed: list[_Parsed] = []
+        taken: list[tuple[Answers, list[Delivery]]] = []
         for answers, deliveries in batches:
-            nameless = []
+            named, nameless = [], []
             for delivery in deliveries:
                 one = self._parse(delivery)
                 if one is None:
                     nameless.append(delivery)
                 else:
                     parsed.append(one)
+                    named.append(delivery)
+            taken.append((answers, named))
             if nameless:
                 answers.refuse(nameless, requeue=False)
         refusals = {one.task.task_id: one.refusal for one in parsed if one.refusal is not None}
         fresh = self._spool.accept([one.task for one in parsed], handed_over=True)
-        for answers, deliveries in batches:
-            answers.acknowledge(deliveries)  # those refused above are answered already
+        for answers, named in taken:
+            answers.acknowledge(named)  # and none twice, for which brokers close the channel
         self.received += len(fresh)
         self._log.note("Accepted", [task.task_id for task in fresh])
         self._submit([task for task in fresh if task.task_id not in refusals])

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import pytest
+from pika.channel import Channel
 
 from parsl_globus.amqp import Consumer, Delivery
 from parsl_globus.errors import LinkGaveUp
@@ -49,6 +50,39 @@ def test_deliveries_come_in_order_and_are_gone_once_acknowledged(bench, consumer
     assert [d.body for d in got] == [b"%d" % i for i in range(500)]
     assert not any(d.redelivered for d in got)
     consumer.acknowledge(got)
+    consumer.stop()
+    bench.wait_length(bench.tasks, 0)
+
+
+def test_deliveries_in_turn_are_acknowledged_by_one_answer(bench, consumer, sink, monkeypatch):
+    answers = []
+    answer = Channel.basic_ack
+    monkeypatch.setattr(
+        Channel, "basic_ack", lambda self, tag, multiple=False: (answers.append(tag), answer(self, tag, multiple))
+    )
+    bench.publish(*[b"%d" % i for i in range(300)])
+    got = sink.get(300)
+    consumer.acknowledge(got[:100])
+    consumer.acknowledge(got[100:])
+    consumer.stop()
+    bench.wait_length(bench.tasks, 0)
+    assert answers == [100, 300]
+
+
+def test_what_is_answered_out_of_turn_answers_for_nothing_else(bench, consumer, sink, proxy):
+    bench.publish(*[b"%d" % i for i in range(10)])
+    got = sink.get(10)
+    consumer.acknowledge(got[:2])
+    consumer.acknowledge(got[4:6])
+    consumer.refuse(got[2:3], requeue=False)
+    consumer.acknowledge([got[9], got[8]])
+    consumer.refuse(got[7:8], requeue=True)  # an answer on the same channel: what was sent before it has arrived
+    assert sink.get(1)[0].body == b"7"
+    proxy.cut_once()
+    assert sink.opened.acquire(timeout=DEADLINE_S)
+    again = sink.get(3)
+    assert sorted(d.body for d in again) == [b"3", b"6", b"7"]
+    consumer.acknowledge(again)
     consumer.stop()
     bench.wait_length(bench.tasks, 0)
 

@@ -45,7 +45,7 @@ class RecordedBroker:
 
     def acknowledge(self, deliveries):
         with self._changed:
-            self.acknowledged.extend(one for one in deliveries if one not in self.refused)
+            self.acknowledged.extend(deliveries)
             self._changed.notify_all()
 
     def refuse(self, deliveries, *, requeue):
