@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parsl_globus.client.connect import connect
     from parsl_globus.errors import ParslGlobusError
     from parsl_globus.executor.executor import GlobusComputeExecutor
-    from parsl_globus.executor.progress import progress
+    from parsl_globus.executor.progress.view import progress
 
 __all__ = ("GlobusComputeExecutor", "ParslGlobusError", "__version__", "connect", "progress")
 
@@ -21,7 +21,7 @@ _HOMES = {
     "GlobusComputeExecutor": "parsl_globus.executor.executor",
     "ParslGlobusError": "parsl_globus.errors",
     "connect": "parsl_globus.client.connect",
-    "progress": "parsl_globus.executor.progress",
+    "progress": "parsl_globus.executor.progress.view",
 }
 
 

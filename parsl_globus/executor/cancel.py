@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from typing import Any
@@ -15,12 +15,10 @@ from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import DecodeError, ExtensionMissing, ServiceError, TaskCancelled
 from parsl_globus.executor.batcher import Batcher
 from parsl_globus.executor.outcome import fail
+from parsl_globus.executor.task_log import TASK_ID, TaskLog
 from parsl_globus.wire.documents import EXTENSION_CANCEL
 
 logger = logging.getLogger(__name__)
-
-#: Where a future keeps its task's id, once it has one.
-_ID = "globus_task_id"
 
 
 class CancelOutcome(Enum):
@@ -44,12 +42,14 @@ class Cancellation:
         service: Asked to cancel what was sent.
         batcher: Where tasks wait to be sent.
         offered: Whether the service can cancel tasks.
+        log: Is told of each task.
     """
 
-    def __init__(self, service: ServiceClient, batcher: Batcher, *, offered: bool) -> None:
+    def __init__(self, service: ServiceClient, batcher: Batcher, *, offered: bool, log: TaskLog) -> None:
         self._service = service
         self._batcher = batcher
         self._offered = offered
+        self._log = log
         self._lock = threading.Lock()
         #: Tasks whose submission is under way, to be cancelled as soon as they have an id.
         self._late: WeakSet[Future[Any]] = WeakSet()
@@ -58,32 +58,38 @@ class Cancellation:
         """These tasks have ids now; those that were cancelled meanwhile are cancelled now."""
         with self._lock:
             for task_id, future in zip(task_ids, futures, strict=True):
-                setattr(future, _ID, task_id)
+                setattr(future, TASK_ID, task_id)
             if not self._late:
                 return
-            late = [task_id for task_id, future in zip(task_ids, futures, strict=True) if future in self._late]
+            late = {task_id: future for task_id, future in zip(task_ids, futures, strict=True) if future in self._late}
             self._late.difference_update(futures)
         # Not here: this is the thread that submits, and the service may take its time or be away.
         if late:
             threading.Thread(target=self._cancel_late, args=(late,), name="cancel-late", daemon=True).start()
 
-    def _cancel_late(self, task_ids: Sequence[uuid.UUID]) -> None:
+    def _cancel_late(self, late: Mapping[uuid.UUID, Future[Any]]) -> None:
         try:
-            self._service.cancel(task_ids)
+            self._service.cancel(list(late))
+            return
         except (ServiceError, DecodeError) as exc:
-            logger.warning("%d tasks that were cancelled while they were sent will run: %s", len(task_ids), exc)
+            logger.warning("%d tasks that were cancelled while they were sent will run: %s", len(late), exc)
         except Exception:
             # As when the executor was shut down meanwhile; nobody waits for this thread.
-            logger.exception("%d tasks that were cancelled while they were sent will run", len(task_ids))
+            logger.exception("%d tasks that were cancelled while they were sent will run", len(late))
+        for future in late.values():
+            self._log.runs_on(future)
 
     def resubmitted(self, future: Future[Any]) -> None:
         """This future's task has ended, and another one is about to be submitted for it."""
         with self._lock:
-            vars(future).pop(_ID, None)
+            vars(future).pop(TASK_ID, None)
 
     def cancel(self, targets: Sequence[Future[Any] | uuid.UUID | str]) -> list[CancelOutcome]:
         """Cancel tasks; see `GlobusComputeExecutor.cancel`."""
         futures = [_executor_future(target) for target in targets]
+        for future in futures:
+            if future is not None and not future.done() and hasattr(future, "parsl_executor_task_id"):
+                self._log.cancelled(future)
         withdrawn = {id(one) for one in self._batcher.withdraw([one for one in futures if one is not None])}
         outcomes: list[CancelOutcome | uuid.UUID] = []
         for target, future in zip(targets, futures, strict=True):
@@ -113,7 +119,7 @@ class Cancellation:
         if future.done():
             return CancelOutcome.FINISHED
         with self._lock:
-            task_id: uuid.UUID | None = getattr(future, _ID, None)
+            task_id: uuid.UUID | None = getattr(future, TASK_ID, None)
             if task_id is not None:
                 return task_id
             if not hasattr(future, "parsl_executor_task_id"):

@@ -30,6 +30,7 @@ from parsl_globus.executor.adoption import serializers_of, settings_of
 from parsl_globus.executor.batcher import ENVELOPE_BYTES, HOSTED_RATE, Batcher, RateLimit, Waiting
 from parsl_globus.executor.calls import Calls
 from parsl_globus.executor.cancel import Cancellation, CancelOutcome
+from parsl_globus.executor.endpoint_status import EndpointStatus, status_from
 from parsl_globus.executor.facade import ConcurrentExecutor
 from parsl_globus.executor.functions import Encoder, runner_registration
 from parsl_globus.executor.journal import DEFAULT_LIMIT_BYTES, Journal, open_journal
@@ -39,7 +40,8 @@ from parsl_globus.executor.object_store import DEFAULT_THRESHOLD_BYTES, ObjectFu
 from parsl_globus.executor.outcome import Monitor, fail
 from parsl_globus.executor.results import Results
 from parsl_globus.executor.streams import StreamsFuture, names_for_worker, streams_of, with_streams
-from parsl_globus.executor.submission import Submission, endpoint_state, group_of
+from parsl_globus.executor.submission import Submission, group_of, warn_if_offline
+from parsl_globus.executor.task_log import TaskFuture, TaskLog
 from parsl_globus.monitoring.endpoint_watch import EndpointWatch
 from parsl_globus.monitoring.radio import GlobusComputeRadio, Receiver
 from parsl_globus.version import __version__
@@ -161,6 +163,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         self._cancellation: Cancellation | None = None
         self._journal: Journal | None = None
         self._submission: Submission | None = None
+        self._log = TaskLog(label, self.endpoint_id, None)
 
     def start(self) -> None:
         """Connect to the service and register the runner.
@@ -179,13 +182,14 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             raise
 
     def _connect(self, client: Client) -> None:
+        self._log = TaskLog(self.label, self.endpoint_id, self.run_id)
         service = self._service = ServiceClient(client)
         journal = self._journal = open_journal(
             self.journal, endpoint_id=self.endpoint_id, label=self.label, limit_bytes=self.journal_limit_bytes
         )
         extensions = service.version().extensions
         self._objects = self._new_objects(client)
-        self._warn_if_offline(service)
+        warn_if_offline(service, self.endpoint_id, label=self.label, offline_timeout_s=self.offline_timeout_s)
         runner = runner_registration(self._serializers)
         view = self._view = ServiceClient(client, max_retries=0)
         submission = self._submission = Submission(
@@ -223,7 +227,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         if journal is not None:
             asked = Service(view.task_statuses, submission.post, self._submitted, idempotent)
             submission.task_group_id = take_up(journal, batcher, asked, label=self.label)
-        self._cancellation = Cancellation(service, batcher, offered=EXTENSION_CANCEL in extensions)
+        self._cancellation = Cancellation(service, batcher, offered=EXTENSION_CANCEL in extensions, log=self._log)
         if self._objects is not None:
             self._objects.start()
         results.start()
@@ -250,10 +254,11 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             wrong on the way.
         """
         streams = streams_of(func, kwargs) if "stdout" in kwargs or "stderr" in kwargs else {}
-        future: Future[Any] = StreamsFuture(streams) if streams else Future()
+        future = StreamsFuture(streams) if streams else TaskFuture()
         if self._objects is not None:
             future = ObjectFuture(self._objects, streams)
-        future.parsl_executor_task_id = str(uuid.uuid4())  # type: ignore[attr-defined]
+        future.parsl_executor_task_id = str(uuid.uuid4())
+        self._log.follow(future)
         try:
             if self._batcher is None:
                 raise ExecutorShutDown(label=self.label)
@@ -336,13 +341,20 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         Returns:
             `None` when it isn't known: the service doesn't answer or doesn't say; Globus's own doesn't.
         """
+        return self.endpoint_status().running
+
+    def endpoint_status(self) -> EndpointStatus:
+        """Whether the endpoint is there, and what it has to run tasks with, as of its last report to the service.
+
+        Returns:
+            "unknown" when the service doesn't answer, or the executor doesn't run.
+        """
         if self._view is None:
-            return None
+            return EndpointStatus("unknown")
         try:
-            details = self._view.endpoint_status(self.endpoint_id).get("details") or {}
-            return int(details["parsl_globus"]["tasks"]["running"])
-        except (ServiceError, DecodeError, KeyError, TypeError, ValueError):
-            return None
+            return status_from(self._view.endpoint_status(self.endpoint_id))
+        except (ServiceError, DecodeError):
+            return EndpointStatus("unknown")
 
     def get_usage_information(self) -> dict[str, str]:
         """What Parsl's `usage_tracking` tells from level 2 on: our version, and nothing of the user."""
@@ -368,6 +380,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
     def _submit_again(self, task: Waiting) -> None:
         if self._batcher is None:
             raise ExecutorShutDown(label=self.label)
+        self._log.again(task.future, "as source, since the worker has another Python")
         if self._cancellation is not None:
             self._cancellation.resubmitted(task.future)
         self._batcher.put(task)
@@ -377,8 +390,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         assert self._submission is not None
         group_id = self._submission.task_group_id
         assert group_id is not None
-        for task_id, future in zip(task_ids, futures, strict=True):
-            logger.debug("%s: task %s is %s", self.label, getattr(future, "parsl_executor_task_id", "?"), task_id)
+        self._log.submitted(task_ids, futures)
         journal = self._journal
         if journal is not None:
             journal.submitted(task_ids, futures, group_id)
@@ -426,20 +438,6 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         if view is None:
             return {}
         return view.endpoint_status(user_endpoint_id or self.endpoint_id).get("details") or {}
-
-    # ---- helpers ------------------------------------------------------------------------------------------------
-
-    def _warn_if_offline(self, service: ServiceClient) -> None:
-        status = endpoint_state(service, self.endpoint_id)
-        if status != "online":
-            patience = f"for {self.offline_timeout_s:.0f} s" if self.offline_timeout_s is not None else "until it is up"
-            logger.warning(
-                "%s: endpoint %s is %s; tasks will wait %s. Start it on its site with 'parsl-globus endpoint start'.",
-                self.label,
-                self.endpoint_id,
-                status,
-                patience,
-            )
 
 
 def _as_endpoint_id(value: uuid.UUID | str | None) -> uuid.UUID:

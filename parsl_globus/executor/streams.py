@@ -7,7 +7,6 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.resources import files
 from types import FunctionType
@@ -16,6 +15,8 @@ from typing import Any
 from parsl.app.bash import remote_side_bash_executor
 from parsl.app.errors import BadStdStreamFile
 from parsl.data_provider.files import File
+
+from parsl_globus.executor.task_log import TaskFuture
 
 STREAMS = ("stdout", "stderr")
 #: Wrappers around a bash_app: for errors, monitoring, and each staged file.
@@ -57,7 +58,7 @@ def names_for_worker(streams: Mapping[str, Stream]) -> dict[str, str]:
     return {name: of_path[stream.path] for name, stream in streams.items()}
 
 
-class StreamsFuture(Future[Any]):
+class StreamsFuture(TaskFuture):
     """A future whose result brings files along.
 
     Args:

@@ -111,6 +111,27 @@ def endpoint_state(service: ServiceClient, endpoint_id: uuid.UUID) -> str:
         raise
 
 
+def warn_if_offline(
+    service: ServiceClient, endpoint_id: uuid.UUID, *, label: str, offline_timeout_s: float | None
+) -> None:
+    """Say so if tasks will have to wait for their endpoint.
+
+    Raises:
+        EndpointNotFound: The service knows no such endpoint.
+        ServiceError: As from `ServiceClient.endpoint_status`.
+    """
+    state = endpoint_state(service, endpoint_id)
+    if state != "online":
+        patience = f"for {offline_timeout_s:.0f} s" if offline_timeout_s is not None else "until it is up"
+        logger.warning(
+            "%s: endpoint %s is %s; tasks will wait %s. Start it on its site with 'parsl-globus endpoint start'.",
+            label,
+            endpoint_id,
+            state,
+            patience,
+        )
+
+
 def not_found(endpoint_id: uuid.UUID) -> EndpointNotFound:
     """What to raise for an endpoint that the service doesn't know."""
     hint = "The service doesn't know it; 'parsl-globus endpoint list' on its site shows its id."

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 from traces import Sandbox, listeners
 
 EXPERIMENTS = Path(__file__).parents[2] / "examples" / "experiments"
@@ -122,10 +123,9 @@ def independent_trend() -> float:
     ("options", "labels"),
     [
         ([], ["perlmutter", "polaris", "local"]),
-        (["--public-only", "--no-plot"], ["perlmutter", "polaris", "local"]),
         (["--workflow", "join"], ["local", "run_pre_process", "run_analysis"]),
     ],
-    ids=["apps", "public-only", "join"],
+    ids=["apps", "join"],
 )
 def test_from_start_to_end(start, options, labels):
     demo = start(*options)
@@ -137,10 +137,25 @@ def test_from_start_to_end(start, options, labels):
         assert re.search(rf"^demo: endpoint '{site}' is [0-9a-f-]{{36}}$", demo.text, re.MULTILINE)
     progress = re.findall(r"^ *\d+ s  .*", demo.text, re.MULTILINE)
     assert all(f"{label}: " in line for line in progress for label in labels)
-    assert all(f"{label}: 0 wait, 0 sent, 44 done, 0 failed" in progress[-1] for label in labels)
+    assert all(f"{label}: 0 waiting, 0 running, 44 done, 0 failed" in progress[-1] for label in labels)
     if "--no-plot" not in options:
         assert (demo.folder / "co2.png").read_bytes().startswith(b"\x89PNG")
     demo.assert_nothing_left()
+
+
+def test_at_a_terminal(tmp_path_factory):
+    """Without extensions, nobody tells how many tasks run."""
+    sandbox = Sandbox.at(tmp_path_factory.mktemp("d"))
+    command = [sys.executable, "-m", "parsl_globus.cli", "demo", "--public-only", "--no-plot"]
+    with Terminal(["sh", "-c", f'cd "{sandbox.cwd}" && exec "$@"', "sh", *command], env=sandbox.environment) as screen:
+        screen.wait_for(lambda: re.search(r"perlmutter +\d+ +≤[1-9]\d* .* online", screen.shown()) is not None)
+        assert screen.end() == 0, screen.shown()
+    lines = screen.lines()
+    (head,) = [number for number, line in enumerate(lines) if re.match(r"\d+ s +waiting +running +done", line)]
+    for line, label in zip(lines[head + 1 : head + 4], ["perlmutter", "polaris", "local"], strict=True):
+        assert re.match(rf"{label} +0 +0 +44 +0 +\S+/s", line), screen.shown()
+    assert f"trend: {independent_trend():.3f} ppm per year" in lines
+    assert sandbox.left(sandbox.cwd / "demo-run") == []
 
 
 MOMENTS = {

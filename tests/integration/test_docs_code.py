@@ -29,9 +29,9 @@ PRINTED = {block.caption.removesuffix(" prints"): block.text for block in blocks
 NOT_RUN = {
     "endpoint_engines.rst": 1,
     "endpoint_operation.rst": 1,
-    "examples.rst": 1,
     "index.rst": 1,
     "large_data.rst": 1,  # a Redis server
+    "progress.rst": 1,
     "several_sites.rst": 1,  # two services
     "testing.rst": 1,
     "troubleshooting.rst": 1,  # run by test_parsl_features

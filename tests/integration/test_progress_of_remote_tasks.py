@@ -34,10 +34,12 @@ def test_running_tasks_are_told_where_the_service_tells(dfk, request, tmp_path):
     with progress(interval_s=0.2, stream=said):
         futures = [hold(str(tmp_path / "go")) for _ in range(5)]
         if "public-only" in request.node.name:
-            wait_for(lambda: "globus: 0 wait, 5 sent, 0 done" in said.getvalue())
+            wait_for(lambda: "globus: 0 waiting, <=5 running, 0 done, 0 failed; online" in said.getvalue())
             assert executor.running_tasks() is None
         else:
-            wait_for(lambda: "globus: 0 wait, 5 sent (2 running), 0 done, 0 failed" in said.getvalue())
+            wait_for(
+                lambda: "globus: 3 waiting, 2 running, 0 done, 0 failed; online, 1 block, 2 workers" in said.getvalue()
+            )
         (tmp_path / "go").touch()
         assert [future.result(DEADLINE_S) for future in futures] == [None] * 5
-    assert said.getvalue().splitlines()[-1].endswith("globus: 0 wait, 0 sent, 5 done, 0 failed")
+    assert "globus: 0 waiting, 0 running, 5 done, 0 failed, " in said.getvalue().splitlines()[-1]

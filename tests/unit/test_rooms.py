@@ -125,7 +125,8 @@ def test_the_agent_names_the_worker_but_does_not_import_it():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("parsl_globus", {"parsl", "globus_compute_sdk", "pika", "click"}),
+        ("parsl_globus", {"parsl", "globus_compute_sdk", "pika", "click", "rich"}),
+        ("parsl_globus.executor.progress.view", {"rich", "IPython"}),
         ("parsl_globus.worker.run", {"parsl", "globus_compute_sdk", "globus_sdk", "pika", "click", "requests"}),
         ("parsl_globus.cli.main", {"parsl", "globus_compute_sdk", "fastapi", "sqlalchemy", "pika"}),
         ("parsl_globus.amqp", {"parsl", "globus_compute_sdk", "globus_compute_common"}),

@@ -11,8 +11,10 @@ from parsl.dataflow.futures import AppFuture
 from parsl_globus.errors import ExtensionMissing, ServiceUnreachable, TaskCancelled
 from parsl_globus.executor.batcher import Batcher, Waiting
 from parsl_globus.executor.cancel import Cancellation, CancelOutcome
+from parsl_globus.executor.task_log import TaskLog
 
 DEADLINE_S = 60
+LOG = TaskLog("test", uuid.uuid4(), None)
 
 
 class RecordedService:
@@ -72,7 +74,7 @@ def app_future(inner):
 @pytest.mark.parametrize("offered", [True, False])
 def test_what_waits_is_withdrawn(service, batcher, offered):
     kept, unwanted = submitted(batcher), submitted(batcher)
-    cancellation = Cancellation(service, batcher, offered=offered)
+    cancellation = Cancellation(service, batcher, offered=offered, log=LOG)
     assert cancellation.cancel([app_future(unwanted)]) == [CancelOutcome.CANCELLED]
     assert isinstance(unwanted.exception(0), TaskCancelled)
     assert len(batcher) == 1
@@ -83,7 +85,7 @@ def test_what_waits_is_withdrawn(service, batcher, offered):
 
 def test_what_is_being_sent_is_cancelled_as_soon_as_it_has_an_id(service, batcher):
     wanted, unwanted = submitted(), submitted()
-    cancellation = Cancellation(service, batcher, offered=True)
+    cancellation = Cancellation(service, batcher, offered=True, log=LOG)
     assert cancellation.cancel([unwanted]) == [CancelOutcome.REQUESTED]
     assert service.asked == []
     ids = [uuid.uuid4(), uuid.uuid4()]
@@ -95,13 +97,13 @@ def test_what_is_being_sent_is_cancelled_as_soon_as_it_has_an_id(service, batche
 
 
 def test_what_is_no_task_of_this_executor(service, batcher):
-    cancellation = Cancellation(service, batcher, offered=True)
+    cancellation = Cancellation(service, batcher, offered=True, log=LOG)
     assert cancellation.cancel([Future(), app_future(None)]) == [CancelOutcome.UNKNOWN] * 2
 
 
 def test_a_service_that_can_t_cancel(service, batcher):
     waiting, sent = submitted(batcher), submitted()
-    cancellation = Cancellation(service, batcher, offered=False)
+    cancellation = Cancellation(service, batcher, offered=False, log=LOG)
     with pytest.raises(ExtensionMissing, match="1 of 2 tasks had not been sent yet and are cancelled"):
         cancellation.cancel([waiting, sent])
     assert isinstance(waiting.exception(0), TaskCancelled)
@@ -118,7 +120,7 @@ def test_a_late_cancellation_neither_holds_up_nor_ends_the_thread_that_submits(s
     service.may_answer.clear()
     service.error = error
     unwanted = submitted()
-    cancellation = Cancellation(service, batcher, offered=True)
+    cancellation = Cancellation(service, batcher, offered=True, log=LOG)
     cancellation.cancel([unwanted])
     cancellation.submitted([uuid.uuid4()], [unwanted])  # returns although the service doesn't answer
     assert service.called.acquire(timeout=DEADLINE_S)
@@ -127,12 +129,13 @@ def test_a_late_cancellation_neither_holds_up_nor_ends_the_thread_that_submits(s
     for thread in threads:
         thread.join(DEADLINE_S)
     assert late_threads() == []
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    record, of_the_task = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert of_the_task.getMessage().endswith("was cancelled while it was sent, and will run")
     assert record.getMessage().startswith("1 tasks that were cancelled while they were sent will run")
 
 
 def test_nothing_is_asked_for_those_of_another_submission(service, batcher):
-    cancellation = Cancellation(service, batcher, offered=True)
+    cancellation = Cancellation(service, batcher, offered=True, log=LOG)
     unwanted = submitted()
     cancellation.cancel([unwanted])
     cancellation.submitted([uuid.uuid4()], [submitted()])

@@ -5,18 +5,15 @@ from __future__ import annotations
 import io
 import re
 import threading
-from concurrent.futures import Future
-from types import SimpleNamespace
 from typing import Any
 
 import parsl
 import pytest
 from parsl import Config, join_app, python_app
-from parsl.dataflow.futures import AppFuture
-from parsl.dataflow.states import States
 from parsl.executors import ThreadPoolExecutor
 
-from parsl_globus.executor.progress import Count, Tally, line, progress
+from parsl_globus import progress
+from parsl_globus.executor.progress import view
 
 
 @pytest.fixture(params=[True, False], ids=["forgets", "keeps"])
@@ -62,12 +59,16 @@ class Lines(io.StringIO):
 
     def write(self, text: Any) -> Any:
         with self._said:
+            written = super().write(text)
             self._said.notify_all()
-            return super().write(text)
+            return written
+
+    def wait(self, condition: Any) -> None:
+        with self._said:
+            assert self._said.wait_for(condition, timeout=60), self.getvalue()
 
     def wait_for(self, text: Any) -> None:
-        with self._said:
-            assert self._said.wait_for(lambda: text in self.getvalue(), timeout=10), self.getvalue()
+        self.wait(lambda: text in self.getvalue())
 
 
 def test_every_state_is_told_by_executor(dfk: Any) -> None:
@@ -75,24 +76,29 @@ def test_every_state_is_told_by_executor(dfk: Any) -> None:
     with progress(interval_s=0.05, stream=stream):
         held = hold(event)
         futures = [after(held), after(held), fail(held)]
-        stream.wait_for("near: 0 wait, 1 sent, 0 done, 0 failed | far: 3 wait, 0 sent, 0 done, 0 failed\n")
+        stream.wait_for(
+            "near: 0 waiting, 1 running, 0 done, 0 failed; 1 thread | "
+            "far: 3 waiting, 0 running, 0 done, 0 failed; 1 thread\n"
+        )
         event.set()
         for future in futures:
             future.exception()
     last = stream.getvalue().splitlines()[-1]
-    assert last.endswith("near: 0 wait, 0 sent, 1 done, 0 failed | far: 0 wait, 0 sent, 2 done, 1 failed")
-    assert re.match(r" +\d+ s  near", last)
+    numbers = (
+        r"near: 0 waiting, 0 running, 1 done, 0 failed, \S+/s; 1 thread \| far: 0 waiting, 0 running, 2 done, 1 failed"
+    )
+    assert re.match(rf" +\d+ s  {numbers}", last)
 
 
 def test_a_join_app_has_its_own_name(dfk: Any) -> None:
     event, stream = threading.Event(), Lines()
     with progress(interval_s=0.05, stream=stream, dfk=dfk):
         future = joined(event)
-        stream.wait_for("near: 0 wait, 1 sent, 0 done, 0 failed")
-        stream.wait_for("joined: 0 wait, 1 sent, 0 done, 0 failed")
+        stream.wait_for("near: 0 waiting, 1 running, 0 done, 0 failed")
+        stream.wait_for("joined: 0 waiting, 1 running, 0 done, 0 failed")
         event.set()
         future.result()
-    assert stream.getvalue().endswith("joined: 0 wait, 0 sent, 1 done, 0 failed\n")
+    assert "joined: 0 waiting, 0 running, 1 done, 0 failed" in stream.getvalue().splitlines()[-1]
 
 
 def test_thread_ends_and_error_of_the_body_passes(dfk: Any) -> None:
@@ -107,49 +113,41 @@ def test_a_closed_stream_ends_the_view_only(dfk: Any, caplog: Any) -> None:
     with progress(interval_s=0.01, stream=stream):
         stream.close()
         assert after(None).result() == 1
-    assert "No more progress lines" in caplog.text
+    assert "The progress is not shown any more: ValueError" in caplog.text
 
 
-def task(tally_dfk: Any, task_id: Any, depends: Any = (), status: Any = States.pending) -> Any:
-    record: Any = {"id": task_id, "executor": "near", "func_name": "f", "status": status, "depends": list(depends)}
-    record["dfk"] = tally_dfk
-    record["app_fu"] = AppFuture(record)
-    return record
+@pytest.mark.parametrize("part", ["look", "counts"])
+def test_a_view_that_fails_harms_nothing(dfk: Any, caplog: Any, monkeypatch: Any, part: Any) -> None:
+    """As when Parsl's tables are not what they were any more."""
+
+    def broken(_self: Any) -> None:
+        raise KeyError("status")
+
+    monkeypatch.setattr(view.Tally, part, broken)
+    with progress(interval_s=0.01, stream=io.StringIO()):
+        assert after(None).result() == 1
+    assert "The progress is not shown any more: KeyError: 'status'" in caplog.text
 
 
-@pytest.fixture
-def kernel() -> Any:
-    """The public tables of a DataFlowKernel, where a test decides what ended between two looks."""
-    return SimpleNamespace(task_count=0, tasks={}, executors={"near": None})
+def test_a_line_comes_only_when_something_has_changed(dfk: Any) -> None:
+    event, stream = threading.Event(), Lines()
+    frames = 0
 
+    class Counted(view.PlainView):
+        def show(self, frame: Any) -> None:
+            nonlocal frames
+            super().show(frame)
+            frames += 1
+            stream.write("")  # wakes who waits
 
-def test_a_task_that_ended_before_it_was_seen_is_found_through_the_one_that_needs_it(kernel: Any) -> None:
-    first = task(kernel, 0)
-    second = task(kernel, 1, [first["app_fu"], Future()])
-    first["app_fu"].set_result(None)
-    kernel.task_count, kernel.tasks = 2, {1: second}
-    tally = Tally(kernel)
-    tally.look()
-    assert tally.counts() == {"near": Count(waits=1, done=1)}
-    assert tally.unseen == 0
-
-
-def test_a_task_that_nobody_saw_is_said_to_be_unseen(kernel: Any) -> None:
-    tally = Tally(kernel)
-    kernel.task_count = 1
-    tally.look()
-    assert tally.unseen == 0  # it may be about to be entered
-    tally.look()
-    assert tally.unseen == 1
-    assert "seen: 1" in line(tally.counts(), 3.2, tally.unseen)
-
-
-def test_a_task_that_is_entered_late_is_not_missed(kernel: Any) -> None:
-    tally = Tally(kernel)
-    kernel.task_count = 1
-    tally.look()
-    kernel.tasks[0] = task(kernel, 0, status=States.launched)
-    tally.look()
-    tally.look()
-    assert tally.counts() == {"near": Count(sent=1)}
-    assert tally.unseen == 0
+    plain, view.PlainView = view.PlainView, Counted  # type: ignore[misc]
+    try:
+        with progress(interval_s=0.01, stream=stream):
+            held = hold(event)
+            stream.wait_for("1 running")
+            stream.wait(lambda: frames > 10)
+            event.set()
+            held.result()
+    finally:
+        view.PlainView = plain  # type: ignore[misc]
+    assert len(stream.getvalue().splitlines()) <= 4  # none, one running, one done, the last
