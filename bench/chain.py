@@ -35,7 +35,7 @@ def part_of(process: psutil.Process) -> str:
     """Which part a process belongs to."""
     for ancestor in [process, *process.parents()]:
         words = " ".join(ancestor.cmdline())
-        if "process_worker_pool" in words or "worker pool" in words:
+        if "process_worker_pool" in words or "worker pool" in words or "submit_scripts" in words:
             return "pool"
         if "interchange" in words:
             return "interchange"
