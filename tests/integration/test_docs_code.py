@@ -14,7 +14,7 @@ import pytest
 from docs_blocks import README, blocks
 from servers import require
 
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 #: Most of a script's time is Python's import of Parsl, on one core.
 AT_A_TIME = 2
 
