@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from parsl.app.errors import RemoteExceptionWrapper
+
 #: Below Parsl's logger, which has the file.
 logger = logging.getLogger(f"parsl.{__name__}")
 
@@ -108,6 +110,8 @@ class TaskLog:
             self._write(logging.INFO, future, "cancelled before it was sent")
             return
         error = future.exception()
+        if error is None and isinstance(future.result(), RemoteExceptionWrapper):
+            error = future.result().e_value  # what an app of Parsl raised; Parsl raises it again
         if error is None:
             self._write(logging.DEBUG, future, "done")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import time
 import uuid
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from typing import Any
 import parsl
 import pytest
 from parsl import Config, python_app
+from parsl.app.errors import RemoteExceptionWrapper
 from parsl.executors.base import ParslExecutor
 
 from parsl_globus.executor import task_log
@@ -86,14 +88,23 @@ def _levels(caplog: Any) -> None:
     caplog.set_level(logging.DEBUG, logger="parsl")
 
 
+def wrapped() -> RemoteExceptionWrapper:
+    """As what an app raised comes home."""
+    try:
+        raise ValueError("once\nmore")
+    except ValueError:
+        return RemoteExceptionWrapper(*sys.exc_info())
+
+
+@pytest.mark.parametrize("first", [ValueError("once\nmore"), wrapped()], ids=["raised", "wrapped"])
 @pytest.mark.parametrize("early", [False, True])
-def test_records_have_the_ids_of_parsl_and_of_the_service(tmp_path: Any, caplog: Any, early: bool) -> None:
+def test_records_have_the_ids_of_parsl_and_of_the_service(tmp_path: Any, caplog: Any, early: bool, first: Any) -> None:
     """Fails when Parsl does not give the task's record with its callback any more."""
     executor = Here(early=early)
     config = Config(executors=[executor], run_dir=str(tmp_path), retries=1, initialize_logging=False, strategy="none")
     with parsl.load(config):
         future = app()
-        executor.end_next(ValueError("once\nmore"))
+        executor.end_next(first)
         executor.end_next(7)
         assert future.result() == 7
     ids = executor.ids
