@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import nbformat
 import parsl
 import pytest
+from error_examples import EXAMPLES
 from parsl import Config, python_app
 from parsl.dataflow.memoization import BasicMemoizer
 from parsl.usage_tracking.usage import UsageTracker
@@ -90,6 +91,11 @@ def away_until(folder, enough):
 
 
 @python_app
+def fail_with(error):
+    raise error
+
+
+@python_app
 def too_much():
     return b"x" * 11 * 2**20
 
@@ -162,6 +168,25 @@ def test_a_retry_handler_branches_on_the_errors_types_and_fields(executor, load,
     assert sorted(type(error).__name__ for error in seen) == ["ConnectionError", "NotSerializable", "ResultTooLarge"]
     assert all(error.task_id for error in seen if isinstance(error, ResultTooLarge))
     assert not any(error.transient for error in seen if isinstance(error, ParslGlobusError))
+
+
+def test_a_retry_handler_gets_each_error_with_its_fields(executor, load):
+    """Raised where the app runs, so that each has been pickled twice when it is here."""
+    seen = []
+
+    def cost(error, _record):
+        seen.append(error)
+        return 100
+
+    with load(executor(), retries=1, retry_handler=cost):
+        for future in [fail_with(error) for error in EXAMPLES]:
+            future.exception(DEADLINE_S)
+    assert len(seen) == len(EXAMPLES)
+    by_type = {type(error): error for error in seen}
+    for error in EXAMPLES:
+        told = by_type[type(error)]
+        assert (told.fields, told.transient, str(told)) == (error.fields, error.transient, str(error))
+        assert all(getattr(told, name) == value for name, value in error.fields.items())
 
 
 def test_the_retry_handler_of_the_documentation(executor, load, runs):
