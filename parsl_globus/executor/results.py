@@ -7,12 +7,12 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from parsl_globus.amqp import Consumer, Delivery
-from parsl_globus.client.rest import ServiceClient
+from parsl_globus.client.rest import STATUS_BATCH, ServiceClient
 from parsl_globus.errors import (
     DecodeError,
     EndpointOffline,
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 #: Outstanding tasks are asked for over REST this often although the stream is up, in seconds: a future must not
 #: depend on one message.
 RECONCILE_PERIOD_S = 60.0
+#: More rarely when it takes long: asking for 100,000 tasks must not keep the service and this process busy.
+RECONCILE_SHARE = 0.05
 #: How soon they are asked for again when the service did not answer.
 RETRY_PERIOD_S = 2.0
 #: How often it is looked whether the endpoint is there, if a task may only wait so long for it.
@@ -222,9 +224,11 @@ class Results:
                 if watches_endpoint:
                     offline_since = self._check_endpoint(offline_since)
                 if asked or time.monotonic() >= next_full:
-                    next_full = time.monotonic() + RECONCILE_PERIOD_S
+                    began = time.monotonic()
+                    next_full = began + RECONCILE_PERIOD_S
                     asked = True
                     self._reconcile()
+                    next_full = max(next_full, began + (time.monotonic() - began) / RECONCILE_SHARE)
                 asked = False
             except (ServiceError, DecodeError) as exc:
                 logger.warning("%s: outstanding tasks can't be asked for now: %s", self._label, exc)
@@ -235,8 +239,18 @@ class Results:
 
     def _reconcile(self) -> None:
         wanted = self.pending.ids()
-        statuses = self._service.task_statuses(wanted)
-        self._fail_unknown({task_id for task_id in wanted if task_id not in statuses})
+        unknown: set[uuid.UUID] = set()
+        # One request after another, so that what is said of 100,000 tasks is never held at once.
+        for start in range(0, len(wanted), STATUS_BATCH):
+            if self._stopping.is_set():
+                return
+            some = wanted[start : start + STATUS_BATCH]
+            statuses = self._service.task_statuses(some)
+            unknown.update(task_id for task_id in some if task_id not in statuses)
+            self._take_ended(statuses)
+        self._fail_unknown(unknown)
+
+    def _take_ended(self, statuses: Mapping[uuid.UUID, TaskStatus]) -> None:
         ended = [(task_id, status) for task_id, status in statuses.items() if status.completion_t is not None]
         if ended:
             logger.info("%s: %d results came by reconciliation", self._label, len(ended))

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from parsl_globus.client.rest import STATUS_BATCH
 from parsl_globus.errors import ExecutorShutDown, NotAuthorized, ServiceUnreachable, TaskLost
 from parsl_globus.executor import results as results_module
 from parsl_globus.executor.results import Results
@@ -22,6 +23,8 @@ class ToldService:
     def __init__(self) -> None:
         self.answers: list[object] = []
         self.asked = threading.Semaphore(0)
+        self.hold = threading.Lock()  # held by who wants the second request and later ones to wait
+        self.counts: list[int] = []
 
     def result_access(self):
         error = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -29,6 +32,10 @@ class ToldService:
         raise error
 
     def task_statuses(self, task_ids):
+        if self.counts:
+            with self.hold:
+                pass
+        self.counts.append(len(task_ids))
         answer = self.answers.pop(0) if self.answers else {}
         self.asked.release()
         if isinstance(answer, Exception):
@@ -83,6 +90,38 @@ def test_a_task_that_the_service_has_lost_fails(service, results):
     with pytest.raises(TaskLost, match="does not know this task"):
         futures[lost].result(10)
     assert not futures[known].done()
+
+
+def test_many_tasks_are_asked_for_one_request_after_another(service, results):
+    futures = {uuid.uuid4(): Future() for _ in range(STATUS_BATCH + 1)}
+    results.pending.add(futures)
+    first, *_, last = futures
+    record = pack_runner_record({"kind": "value", "data": to_text(pickle.dumps(42))})
+    ended = TaskStatus(task_id=first, status="success", completion_t="1", result=record)
+    service.hold.acquire()
+    service.answers = [{task_id: running(task_id) for task_id in futures} | {first: ended}, {last: running(last)}]
+    results._reconcile_now.set()
+    wait_asked(service, 1)
+    assert futures[first].result(10) == 42, "before the next request is answered"
+    service.hold.release()
+    wait_asked(service, 1)
+    assert service.counts == [STATUS_BATCH, 1]
+    assert len(results.pending) == STATUS_BATCH
+
+
+def test_asking_that_takes_long_is_done_rarely(service, monkeypatch):
+    monkeypatch.setattr(results_module, "RECONCILE_SHARE", 1e-9)
+    monkeypatch.setattr(results_module, "RECONCILE_PERIOD_S", 0.01)
+    rare = Results(service, endpoint_id=uuid.uuid4(), label="rare", service_timeout_s=None, offline_timeout_s=None)
+    task_id, future = uuid.uuid4(), Future()
+    rare.pending.add({task_id: future})
+    service.answers = [{task_id: running(task_id)}]
+    rare.start()
+    wait_asked(service, 1)
+    assert not service.asked.acquire(timeout=0.3)
+    rare._reconcile_now.set()  # as after a reconnect: at once nevertheless
+    wait_asked(service, 1)
+    rare.stop(ExecutorShutDown(label="test"))
 
 
 @pytest.mark.parametrize(
