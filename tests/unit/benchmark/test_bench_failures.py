@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 import uuid
+from typing import Any
 
 import psutil
 import pytest
@@ -100,7 +101,7 @@ class FakeStage:
 
 
 def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
-    stage = FakeStage(tmp_path)
+    stage: Any = FakeStage(tmp_path)
     plan = Plan(["local", "public", "ours"], [BY_NAME["noops"], BY_NAME["latency"]], repeats=2, count=3)
     measured = Rounds("embedded", stage, plan, Progress()).run()
     found = {(one.row, one.kind): one for one in measured}
@@ -116,6 +117,6 @@ def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
 
 def test_when_time_is_up_one_round_remains(tmp_path):
     plan = Plan(["local"], [BY_NAME["noops"]], repeats=5, count=3)
-    progress = Progress(limit_s=0.0)
-    (one,) = Rounds("embedded", FakeStage(tmp_path), plan, progress).run()
+    stage: Any = FakeStage(tmp_path)
+    (one,) = Rounds("embedded", stage, plan, Progress(limit_s=0.0)).run()
     assert one.values == [7.0]
