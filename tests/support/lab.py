@@ -29,21 +29,26 @@ def lab_options(
         template: Name of a database with the newest schema.
         service_url: Where RabbitMQ will reach the service.
     """
+    rabbit = RabbitMQ(folder, wrap=namespace.command)
+    try:
+        with postgres.database(template=template) as url:
+            database = folder / "database-url"
+            _write(database, postgres.socket_url(url).encode())
+            yield "--database-file", str(database), *start_broker(rabbit, folder, home, service_url)
+    finally:
+        rabbit.close()
+
+
+def start_broker(rabbit: RabbitMQ, folder: Path, home: Path, service_url: str) -> Sequence[str]:
+    """Start it for a service that has not run yet; the options that this one needs. See `lab_options`."""
     # RabbitMQ must know how to ask the service before that has run: its key is made here.
     (home / "service").mkdir(parents=True)
     key = os.urandom(32)
     _write(home / "service" / "secret.key", key)
-    settings = server_settings(service_url, BrokerLogins(key, control=True).auth_secret())
-    rabbit = RabbitMQ(folder, wrap=namespace.command)
-    try:
-        with postgres.database(template=template) as url:
-            rabbit.start(settings)
-            database, broker = folder / "database-url", folder / "broker-url"
-            _write(database, postgres.socket_url(url).encode())
-            _write(broker, rabbit.url.encode())
-            yield "--database-file", str(database), "--broker-file", str(broker)
-    finally:
-        rabbit.close()
+    rabbit.start(server_settings(service_url, BrokerLogins(key, control=True).auth_secret()))
+    broker = folder / "broker-url"
+    _write(broker, rabbit.url.encode())
+    return "--broker-file", str(broker)
 
 
 def _write(path: Path, secret: bytes) -> None:
