@@ -471,7 +471,28 @@ class PayloadTooLarge(TaskError):
 
 
 class ResultTooLarge(TaskFailed):
-    """The encoded result is larger than the endpoint sends."""
+    """The encoded result is larger than the endpoint sends.
+
+    Attributes:
+        size_bytes: Its encoded size; `None` where who refused it did not say.
+        limit_bytes: The limit; the same.
+    """
+
+    size_bytes: int | None
+    limit_bytes: int | None
+
+    def __init__(
+        self,
+        *,
+        task_id: str | None,
+        code: str,
+        remote_traceback: str,
+        size_bytes: int | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
+        super().__init__(task_id=task_id, code=code, remote_traceback=remote_traceback)
+        self.size_bytes = self.fields["size_bytes"] = size_bytes
+        self.limit_bytes = self.fields["limit_bytes"] = limit_bytes
 
 
 class ObjectStoreFailed(TaskError):

@@ -55,6 +55,11 @@ class Sent(Protocol):
 #: The public agent reports a dead worker as any other failure; its traceback ends with HTEX's class.
 _WORKER_LOST = re.compile(r"^parsl\.\S+\.(WorkerLost|ManagerLost):", re.MULTILINE)
 
+#: As our workers and the public agent's tell it.
+_TOO_LARGE = re.compile(
+    r"result (?:has|of) (\d+)(?: bytes when encoded; the limit is|B exceeded current limit of) (\d+)"
+)
+
 #: As a worker of ours tells it that found it itself, and not the runner.
 _MISMATCH = re.compile(r"but the worker with python (\S+)\. .*? as source only: (.*)\. Use the same", re.DOTALL)
 
@@ -111,6 +116,12 @@ def _failure(task_id: uuid.UUID, code: str, text: str, sent_to: uuid.UUID | None
         words = _MISMATCH.search(text)
         worker, detail = ({"python": words[1]}, words[2]) if words else ({}, text)
         return VersionMismatch(sender=sender_versions(), worker=worker, detail=detail)
+    if code == "MaxResultSizeExceeded":
+        words = _TOO_LARGE.search(text)
+        size_bytes, limit_bytes = (int(words[1]), int(words[2])) if words else (None, None)
+        return ResultTooLarge(
+            task_id=str(task_id), code=code, remote_traceback=text, size_bytes=size_bytes, limit_bytes=limit_bytes
+        )
     kind = _KINDS.get(code, TaskFailed)
     if kind is TaskFailed and _WORKER_LOST.search(text):
         kind = WorkerLost
@@ -119,7 +130,6 @@ def _failure(task_id: uuid.UUID, code: str, text: str, sent_to: uuid.UUID | None
 
 _KINDS: dict[str, type[TaskFailed]] = {
     "InvalidResourceSpecification": InvalidResourceSpecification,
-    "MaxResultSizeExceeded": ResultTooLarge,
     "TaskLost": TaskLost,
     "WorkerLost": WorkerLost,
 }

@@ -181,8 +181,9 @@ def test_an_argument_that_is_too_large_fails_its_own_future_only():
 
 
 def test_a_result_that_is_too_large_is_told():
-    with pytest.raises(ResultTooLarge):
+    with pytest.raises(ResultTooLarge) as caught:
         large(8 * 1024 * 1024).result(DEADLINE_S)
+    assert caught.value.size_bytes > caught.value.limit_bytes == 10 * 1024 * 1024
     assert add(1, 1).result(DEADLINE_S) == 2
 
 

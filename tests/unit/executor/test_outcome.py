@@ -145,6 +145,20 @@ def test_a_failure_has_its_type(code, kind, by_status):
     assert "what was said" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("The result has 12 bytes when encoded; the limit is 9.", (12, 9)),
+        ("Traceback ...\nMaxResultSizeExceeded: Task result of 12B exceeded current limit of 9B", (12, 9)),
+        ("It is 12 too large.", (None, None)),
+    ],
+    ids=["ours", "public agent", "unclear"],
+)
+def test_the_size_of_a_large_result_and_the_limit(text, sizes):
+    error = of_failure("MaxResultSizeExceeded", text)
+    assert (error.size_bytes, error.limit_bytes) == sizes
+
+
 def test_a_dead_worker_of_the_public_agent_is_told_by_its_traceback():
     text = "Traceback ...\nparsl.executors.high_throughput.errors.WorkerLost: Task failure due to loss of worker 0"
     assert isinstance(of_failure("RemoteExecutionError", text), errors.WorkerLost)
