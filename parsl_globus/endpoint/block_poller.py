@@ -10,6 +10,7 @@ from typing import Any
 from parsl.executors.high_throughput.executor import HighThroughputExecutor
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.job_status_poller import JobStatusPoller
+from parsl.utils import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,14 @@ class BlockPoller(JobStatusPoller):
                     # Parsl's own look at the provider is not due yet. It updates what it has remembered like this, too.
                     executor.status_facade.update(executor.status())
             super().poll()
+
+    def leave(self, timeout_s: float) -> None:
+        """Look no more, but leave the blocks as they are, which `close` does not.
+
+        Args:
+            timeout_s: How long to wait for a look that is going on: with a dead interchange it never ends.
+        """
+        Timer.close(self, timeout=timeout_s)
 
     def _has_doubtful(self, executor: BlockProviderExecutor) -> bool:
         assert isinstance(executor, HighThroughputExecutor)

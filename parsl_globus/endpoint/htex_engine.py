@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 RUN_FUSED = "parsl_globus.worker.run_fused.run_fused"
 #: A longer task message goes alone.
 FUSED_BODY_BYTES = 64 * 1024
+#: How long a stop waits for a look at the blocks that is going on, in seconds.
+_LAST_LOOK_S = 10.0
 #: Parsl remembers all blocks there ever were; a report tells so many, the newest.
 BLOCKS_REPORTED = 100
 
@@ -214,6 +216,8 @@ class HtexEngine:
         if ill:
             # Parsl's poller doesn't cancel the blocks of an executor in bad state, and asks an interchange that is
             # gone for ever.
+            if self._poller is not None:
+                self._poller.leave(_LAST_LOOK_S if dead is None else 0)
             provider.cancel(list(self._executor.blocks_to_job_id.values()))
         elif self._poller is not None:
             self._poller.close()

@@ -24,11 +24,11 @@ INTERRUPTED = 130
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path_factory):
     """Starts the benchmark with its temporary files in the test's folder, and checks that it leaves nothing behind."""
     require(why_not())
-    (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "BENCH_TEST": str(tmp_path)}
+    folder = tmp_path_factory.mktemp("b")  # short, as /tmp is: paths of Unix sockets are limited
+    environment = {**os.environ, "TMPDIR": str(folder), "BENCH_TEST": str(folder)}
     started = []
 
     def start(*arguments):
@@ -50,10 +50,10 @@ def bench(tmp_path):
             process.terminate()
             process.communicate(timeout=END_S)
         process.stdout.close()
-    left = [process for process in psutil.process_iter() if _is_its(process, tmp_path)]
+    left = [process for process in psutil.process_iter() if _is_its(process, folder)]
     _gone, left = psutil.wait_procs(left, timeout=5)  # what was just killed gets a moment to go
     assert left == []
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def _is_its(process, folder):

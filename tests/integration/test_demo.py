@@ -136,7 +136,7 @@ def test_from_start_to_end(start, options, labels):
     for site in ("perlmutter", "polaris"):
         assert re.search(rf"^demo: endpoint '{site}' is [0-9a-f-]{{36}}$", demo.text, re.MULTILINE)
     progress = re.findall(r"^ *\d+ s  .*", demo.text, re.MULTILINE)
-    assert all(f"{label}: " in line for line in progress for label in labels)
+    assert all("local: " in line for line in progress)  # those of join_apps appear with their first task
     assert all(f"{label}: 0 waiting, 0 running, 44 done, 0 failed" in progress[-1] for label in labels)
     if "--no-plot" not in options:
         assert (demo.folder / "co2.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 
 import psutil
@@ -46,10 +47,15 @@ class OftenAsked(LocalProvider):
         return 0.2
 
 
+def looks_at_blocks():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("JobStatusPoller")}
+
+
 @pytest.fixture
 def start(tmp_path, monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     engines = []
+    before = looks_at_blocks()
 
     def make(cls=OftenAsked, *, strategy="simple", init="''"):
         config = parse_config(CONFIG.format(strategy=strategy, init=init)).engine
@@ -68,6 +74,7 @@ def start(tmp_path, monkeypatch, request):
     yield make
     for engine in engines:
         engine.shutdown()
+    assert looks_at_blocks() == before
 
 
 def submit(engine, body):
