@@ -214,7 +214,7 @@ def token() -> None:
     multiple=True,
     default=("compute",),
     show_default=True,
-    type=click.Choice(["compute", "openid", "admin"]),
+    type=click.Choice(["compute", "openid", "blobs", "metrics", "admin"]),
     help="What it is good for; may be given several times.",
 )
 @click.option("--life", "life_s", type=_Life(), help="How long, as in 12h or 30d; by default as after a login.")
@@ -225,7 +225,7 @@ def create_token(
 ) -> None:
     """Make a token and print it; it can't be shown again."""
     _check_out(out)
-    client = _client(url, admin=user is not None or "admin" in scopes)
+    client = _client(url, admin=user is not None or not {"admin", "metrics"}.isdisjoint(scopes))
     wanted = {"user": user, "scopes": list(scopes), "life_s": life_s}
     made = client.call("POST", "/v3/tokens", {key: value for key, value in wanted.items() if value is not None})
     if out is not None:

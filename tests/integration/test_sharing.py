@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 
 from parsl_globus.testing.site import LocalSite
 
@@ -101,6 +102,17 @@ def test_logging_in_and_out(root, ada):
     (made,) = [t for t in json.loads(ada.good("service", "token", "list", "--json")) if not t["login"]]
     ada.good("service", "token", "revoke", made["token_id"])
     assert "revoked" in ada.refused("whoami")
+
+
+def test_tokens_for_one_thing_only(root, ada):
+    ada.good("service", "token", "create", "--scope", "blobs")
+    (made,) = [t for t in json.loads(ada.good("service", "token", "list", "--json")) if not t["login"]]
+    assert [scope.rpartition(":")[2] for scope in made["scopes"]] == ["blobs"]
+    ada.refused("service", "token", "create", "--scope", "metrics")
+    token = root.good("service", "token", "create", "--scope", "metrics").strip()
+    for path, status in (("/metrics", 200), ("/v3/tokens", 403)):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert requests.get(root.url + path, headers=headers, timeout=30).status_code == status
 
 
 def test_users_and_groups(root, ada):
