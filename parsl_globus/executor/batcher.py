@@ -137,6 +137,7 @@ class Batcher:
         self._before: Callable[[uuid.UUID | None, list[Waiting]], None] | None = None
         self._wake = threading.Condition()
         self._waiting: deque[Waiting] = deque()
+        self._sending: list[Waiting] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{label}-submit", daemon=True)
 
@@ -199,6 +200,9 @@ class Batcher:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        # Of what is being sent nobody will hear: what takes the ids is about to stop, too.
+        for task in list(self._sending):
+            fail(task.future, ExecutorShutDown(label=self._label))
         self._fail_waiting(ExecutorShutDown(label=self._label))
 
     # ---- on the batcher's thread --------------------------------------------------------------------------------
@@ -207,12 +211,12 @@ class Batcher:
         batch: list[Waiting] = []
         try:
             while True:
-                batch = self._next_batch()
+                self._sending = batch = self._next_batch()
                 if not batch:
                     return
                 with self._under_way():
                     self._send(batch if self._prepare is None else self._prepared(batch, self._prepare))
-                batch = []  # futures lead to their arguments, which may be large
+                self._sending = batch = []  # futures lead to their arguments, which may be large
         except BaseException as exc:
             # The outermost loop of this thread: every future it owes gets an answer, whatever went wrong.
             logger.exception("%s: the submitting thread ends", self._label)
@@ -260,7 +264,7 @@ class Batcher:
             if exc.code == FUNCTION_NOT_FOUND and not renewed:
                 self._send_anew(batch)
             else:
-                self._refused(batch, exc)
+                self._refused(batch, exc, renewed=renewed)
         except ParslGlobusError as exc:
             for task in batch:
                 fail(task.future, exc)
@@ -325,12 +329,12 @@ class Batcher:
                 raise ServiceUnreachable(url=exc.url, after_s=spent_s, detail=exc.fields["detail"]) from exc
             raise exc
 
-    def _refused(self, batch: list[Waiting], exc: RequestRefused) -> None:
+    def _refused(self, batch: list[Waiting], exc: RequestRefused, *, renewed: bool) -> None:
         if exc.http_status == 413 and len(batch) > 1:
             # Together too large: one of them may be too large alone, the others must not suffer for it.
             middle = len(batch) // 2
-            self._send(batch[:middle])
-            self._send(batch[middle:])
+            self._send(batch[:middle], renewed=renewed)
+            self._send(batch[middle:], renewed=renewed)
             return
         for task in batch:
             fail(task.future, self._task_error(exc, size_bytes=len(task.payload)))

@@ -386,8 +386,8 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         self._batcher.put(task)
 
     def _submitted(self, task_ids: Sequence[uuid.UUID], futures: Sequence[Future[Any]]) -> None:
-        assert self._results is not None
-        assert self._submission is not None
+        if self._results is None or self._submission is None:
+            return  # shut down meanwhile; the futures have been told
         group_id = self._submission.task_group_id
         assert group_id is not None
         self._log.submitted(task_ids, futures)

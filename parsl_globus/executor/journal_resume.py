@@ -138,7 +138,7 @@ class Resumption:
         statuses = self._statuses(list(by_id))
         # An unknown task may have been overlooked, and running it twice is worse than asking twice.
         statuses.update(self._statuses([task_id for task_id in by_id if task_id not in statuses]))
-        ended = {task_id: status for task_id, status in statuses.items() if _has_ended(status)}
+        ended = {task_id: status for task_id, status in statuses.items() if status.has_ended}
         self._journal.answered((task_id, status.result) for task_id, status in ended.items() if status.result)
         again: list[Waiting] = []
         failed = 0
@@ -179,11 +179,6 @@ def _with_ids(calls: dict[int, Entry], reply: Submitted) -> list[tuple[Entry, uu
 
 def _at(task_ids: Sequence[uuid.UUID | None], place: int) -> uuid.UUID | None:
     return task_ids[place] if place < len(task_ids) else None
-
-
-def _has_ended(status: TaskStatus) -> bool:
-    """Without a time, too, as when only the result has been dropped."""
-    return status.completion_t is not None or status.status in ("success", "failed")
 
 
 def _succeed(future: Future[Any], status: TaskStatus) -> bool:

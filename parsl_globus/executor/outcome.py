@@ -57,7 +57,7 @@ _WORKER_LOST = re.compile(r"^parsl\.\S+\.(WorkerLost|ManagerLost):", re.MULTILIN
 
 #: As our workers and the public agent's tell it.
 _TOO_LARGE = re.compile(
-    r"result (?:has|of) (\d+)(?: bytes when encoded; the limit is|B exceeded current limit of) (\d+)"
+    r"result (?:has|of) (\d{1,18})(?: bytes when encoded; the limit is|B exceeded current limit of) (\d{1,18})(?!\d)"
 )
 
 #: As a worker of ours tells it that found it itself, and not the runner.

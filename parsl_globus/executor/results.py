@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -19,6 +20,7 @@ from parsl_globus.errors import (
     LinkGaveUp,
     NotAuthorized,
     ParslGlobusError,
+    RequestRefused,
     ServiceError,
     ServiceUnreachable,
 )
@@ -83,7 +85,9 @@ class Results:
         self._offline_timeout_s = offline_timeout_s
         self._cancels = cancels
         self._monitor = monitor
-        self._unknown: set[uuid.UUID] = set()  # on the reconciling thread only
+        # On the reconciling thread only: what is still to be asked for in this round, and what nobody knew when it was.
+        self._to_ask: deque[uuid.UUID] = deque()
+        self._unknown: set[uuid.UUID] = set()
         self._lock = threading.Lock()
         self._consumer: Consumer | None = None
         self._opened_before = False
@@ -182,8 +186,8 @@ class Results:
             consumer, deliveries = arrived
             try:
                 self._complete(deliveries)
-            except Exception:
-                # A callback of a future may raise anything but must not stop the others' results.
+            except BaseException:
+                # The journal's disk is full, for example. These come by reconciliation, and others come after them.
                 logger.exception("%s: completing %d results failed", self._label, len(deliveries))
                 self._reconcile_now.set()
             consumer.acknowledge(deliveries)
@@ -220,9 +224,9 @@ class Results:
             if not len(self.pending):
                 asked, offline_since = False, None
                 continue
+            if watches_endpoint:
+                offline_since = self._check_endpoint(offline_since)
             try:
-                if watches_endpoint:
-                    offline_since = self._check_endpoint(offline_since)
                 if asked or time.monotonic() >= next_full:
                     began = time.monotonic()
                     next_full = began + RECONCILE_PERIOD_S
@@ -238,29 +242,39 @@ class Results:
                 logger.exception("%s: reconciling failed", self._label)
 
     def _reconcile(self) -> None:
-        wanted = self.pending.ids()
-        unknown: set[uuid.UUID] = set()
+        """Ask for all that wait, from where the last round had to stop."""
+        if not self._to_ask:
+            self._to_ask.extend(self.pending.ids())
+            self._unknown.intersection_update(self._to_ask)
         # One request after another, so that what is said of 100,000 tasks is never held at once.
-        for start in range(0, len(wanted), STATUS_BATCH):
-            if self._stopping.is_set():
-                return
-            some = wanted[start : start + STATUS_BATCH]
-            statuses = self._service.task_statuses(some)
-            unknown.update(task_id for task_id in some if task_id not in statuses)
+        while self._to_ask and not self._stopping.is_set():
+            some = [self._to_ask.popleft() for _ in range(min(STATUS_BATCH, len(self._to_ask)))]
+            try:
+                statuses = self._service.task_statuses(some)
+            except (ServiceError, DecodeError) as exc:
+                if not _is_about_these(exc):
+                    self._to_ask.extendleft(reversed(some))
+                    raise
+                # Their turn comes with the next round; the others are not to wait for them.
+                logger.warning("%s: %d outstanding tasks can't be asked for: %s", self._label, len(some), exc)
+                continue
             self._take_ended(statuses)
-        self._fail_unknown(unknown)
+            self._fail_unknown(some, statuses)
 
     def _take_ended(self, statuses: Mapping[uuid.UUID, TaskStatus]) -> None:
-        ended = [(task_id, status) for task_id, status in statuses.items() if status.completion_t is not None]
+        ended = [(task_id, status) for task_id, status in statuses.items() if status.has_ended]
         if ended:
             logger.info("%s: %d results came by reconciliation", self._label, len(ended))
             self._note(ended)
         for future, answer in self.pending.match(ended):
             self._finish(future, answer)
 
-    def _fail_unknown(self, unknown: set[uuid.UUID]) -> None:
+    def _fail_unknown(self, asked: Sequence[uuid.UUID], statuses: Mapping[uuid.UUID, TaskStatus]) -> None:
         """Fail tasks that the service has lost, its database for example; a single answer is not taken for that."""
-        lost, self._unknown = unknown & self._unknown, unknown
+        unknown = {task_id for task_id in asked if task_id not in statuses}
+        lost = unknown & self._unknown
+        self._unknown.difference_update(asked)
+        self._unknown.update(unknown - lost)
         text = "The service does not know this task any more, so its result can't come."
         lost_answers = [(i, TaskStatus(task_id=i, status="failed", reason="TaskLost", exception=text)) for i in lost]
         self._note(lost_answers)
@@ -269,7 +283,13 @@ class Results:
 
     def _check_endpoint(self, offline_since: float | None) -> float | None:
         """Fail what waits for an endpoint that has been away too long; tell since when it is away."""
-        if self._service.endpoint_status(self._endpoint_id).get("status") == "online":
+        try:
+            status = self._service.endpoint_status(self._endpoint_id).get("status")
+        except (ServiceError, DecodeError) as exc:
+            # No longer shared with the user, for example; its tasks may end all the same.
+            logger.warning("%s: whether the endpoint is online can't be asked for now: %s", self._label, exc)
+            return offline_since
+        if status == "online":
             return None
         since = time.monotonic() if offline_since is None else offline_since
         away_s = time.monotonic() - since
@@ -299,10 +319,23 @@ class Results:
             self._keep([(task_id, _encoded(answer)) for task_id, answer in answers])
 
     def _finish(self, future: Future[Any], answer: _Answer) -> None:
-        if isinstance(answer, Result):
-            complete_from_message(future, answer, self._monitor, sent_to=self._endpoint_id)
-        else:
-            complete_from_status(future, answer, self._monitor, sent_to=self._endpoint_id)
+        try:
+            if isinstance(answer, Result):
+                complete_from_message(future, answer, self._monitor, sent_to=self._endpoint_id)
+            else:
+                complete_from_status(future, answer, self._monitor, sent_to=self._endpoint_id)
+        except BaseException as exc:
+            # A callback of the future, or what unpickling calls, may raise anything, SystemExit too. The threads that
+            # come by here owe other futures their results.
+            logger.exception("%s: completing task %s failed", self._label, answer.task_id)
+            fail(future, DecodeError(what="answer", size_bytes=0, detail=f"{type(exc).__name__}: {exc}"))
+
+
+def _is_about_these(error: ServiceError | DecodeError) -> bool:
+    """Whether another question may be answered now: not by a service that is away, busy or wants another login."""
+    return isinstance(error, DecodeError) or (
+        isinstance(error, RequestRefused) and error.http_status in (400, 404, 413, 422)
+    )
 
 
 def _encoded(answer: _Answer) -> str | None:

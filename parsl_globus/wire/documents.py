@@ -148,6 +148,11 @@ class TaskStatus(Document):
     details: dict[str, Any] | None = None
     reason: str | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; there may be no time of that, as when only the result has been dropped."""
+        return self.completion_t is not None or self.status in ("success", "failed")
+
 
 class ResultAccess(Document):
     """`GET /v2/get_amqp_result_connection_url`. The URL holds a password."""

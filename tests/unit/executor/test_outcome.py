@@ -151,8 +151,9 @@ def test_a_failure_has_its_type(code, kind, by_status):
         ("The result has 12 bytes when encoded; the limit is 9.", (12, 9)),
         ("Traceback ...\nMaxResultSizeExceeded: Task result of 12B exceeded current limit of 9B", (12, 9)),
         ("It is 12 too large.", (None, None)),
+        ("The result has " + 5000 * "1" + " bytes when encoded; the limit is 9.", (None, None)),
     ],
-    ids=["ours", "public agent", "unclear"],
+    ids=["ours", "public agent", "unclear", "more digits than Python reads"],
 )
 def test_the_size_of_a_large_result_and_the_limit(text, sizes):
     error = of_failure("MaxResultSizeExceeded", text)

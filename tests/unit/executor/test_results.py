@@ -10,7 +10,14 @@ from concurrent.futures import Future
 import pytest
 
 from parsl_globus.client.rest import STATUS_BATCH
-from parsl_globus.errors import ExecutorShutDown, NotAuthorized, ServiceUnreachable, TaskLost
+from parsl_globus.errors import (
+    DecodeError,
+    ExecutorShutDown,
+    NotAuthorized,
+    RequestRefused,
+    ServiceUnreachable,
+    TaskLost,
+)
 from parsl_globus.executor import results as results_module
 from parsl_globus.executor.results import Results
 from parsl_globus.wire.documents import TaskStatus
@@ -137,3 +144,59 @@ def test_why_no_stream_came_is_told_by_type(service, last):
     if isinstance(error, ServiceUnreachable):
         assert error.after_s >= 0.8
     results.stop(ExecutorShutDown(label="test"))
+
+
+def ended(task_id):
+    record = pack_runner_record({"kind": "value", "data": to_text(pickle.dumps(42))})
+    return TaskStatus(task_id=task_id, status="success", result=record)  # without a time: not all services tell it
+
+
+def test_a_round_goes_on_where_the_service_had_enough(service, results):
+    futures = {uuid.uuid4(): Future() for _ in range(STATUS_BATCH + 1)}
+    results.pending.add(futures)
+    last = list(futures)[-1]
+    busy = RequestRefused(http_status=429, code="C", reason="slow down")
+    service.answers = [{task_id: running(task_id) for task_id in futures}, busy, {last: ended(last)}]
+    results._reconcile_now.set()
+    assert futures[last].result(10) == 42
+    assert service.counts == [STATUS_BATCH, 1, 1]
+
+
+def test_a_malformed_answer_holds_up_no_other_tasks(service, results):
+    futures = {uuid.uuid4(): Future() for _ in range(STATUS_BATCH + 1)}
+    results.pending.add(futures)
+    last = list(futures)[-1]
+    service.answers = [DecodeError(what="batch status", size_bytes=1, detail="bad"), {last: ended(last)}]
+    results._reconcile_now.set()
+    assert futures[last].result(10) == 42
+    assert service.counts == [STATUS_BATCH, 1]
+
+
+def test_a_callback_that_ends_its_thread_takes_no_other_result_along(service, results):
+    def leave(_future):
+        raise SystemExit
+
+    futures = {uuid.uuid4(): Future() for _ in range(2)}
+    results.pending.add(futures)
+    first, second = futures
+    futures[first].add_done_callback(leave)
+    service.answers = [{task_id: ended(task_id) for task_id in futures}]
+    results._reconcile_now.set()
+    assert futures[second].result(10) == futures[first].result(10) == 42
+
+
+def test_an_endpoint_that_can_not_be_asked_for_hinders_nobody(service, monkeypatch):
+    monkeypatch.setattr(results_module, "OFFLINE_CHECK_PERIOD_S", 0.01)
+
+    def refuse(_endpoint_id):
+        raise NotAuthorized(http_status=403, code="C", reason="no longer shared")
+
+    service.endpoint_status = refuse
+    watching = Results(service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=None, offline_timeout_s=60)
+    task_id, future = uuid.uuid4(), Future()
+    watching.pending.add({task_id: future})
+    service.answers = [{task_id: ended(task_id)}]
+    watching._reconcile_now.set()
+    watching.start()
+    assert future.result(10) == 42
+    watching.stop(ExecutorShutDown(label="test"))
