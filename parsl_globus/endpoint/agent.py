@@ -195,7 +195,7 @@ class EndpointAgent:
         for task in left.accepted:
             self._intake.run_again(task)
         for task in left.handed_over:
-            if task.task_id in noted:
+            if task.task_id in noted and task.attempt <= 1:  # later ones don't share trips
                 self._outbox.put(task.task_id, noted[task.task_id])
             elif self._take_back(task):
                 self._spool.taken_back(task.task_id)

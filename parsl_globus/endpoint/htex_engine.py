@@ -208,6 +208,9 @@ class HtexEngine:
                 return
             dead, ill = self._dead_interchange(), self.failed() is not None
             self._stopped = True
+        if self._trips is not None:
+            self._trips.deliver_noted()
+        with self._lock:
             left = list(self._outstanding)
         for future in left:
             text = "The endpoint was stopped while it had the task."
@@ -249,7 +252,7 @@ class HtexEngine:
             stopped = self._stopped
         trip = under_way.begin(tasks, futures)
         if stopped:
-            under_way.over(trip, None, EngineFailure(TASK_LOST, "The endpoint was stopped.", lost=True))
+            under_way.over(trip, None, lambda _task: EngineFailure(TASK_LOST, "The endpoint was stopped.", lost=True))
             return futures
         calls = [self._worker.call(task) for task in tasks]
         keywords = {"run_task": self._run_task, "results": str(trip.path), "limit_s": LIMIT_S}
@@ -260,11 +263,16 @@ class HtexEngine:
     def _trip_done(self, under_way: Trips, trip: Trip, inner: Future[Any]) -> None:
         error = inner.exception()
         result = None if error is not None else inner.result()
-        if isinstance(error, (WorkerLost, ManagerLost)):
-            error = _worker_lost(error, "")
-        elif error is None and not isinstance(result, bytes):
-            error = _no_bytes(result)
-        under_way.over(trip, None if error is not None else result, error)
+        if error is None and isinstance(result, bytes):
+            under_way.over(trip, result)
+            return
+
+        def why(task: EngineTask) -> BaseException:
+            if isinstance(error, (WorkerLost, ManagerLost)):
+                return _worker_lost(error, last_output(self._worker.marks_dir, task.task_id))
+            return error if error is not None else _no_bytes(result)
+
+        under_way.over(trip, None, why)
 
     def _specification(self, task: EngineTask) -> dict[str, Any]:
         """The task's specification as HTEX shall have it."""

@@ -26,6 +26,7 @@ from parsl_globus.endpoint.failures import (
 from parsl_globus.endpoint.outbox import Outbox
 from parsl_globus.endpoint.spool import Spool, SpooledTask
 from parsl_globus.endpoint.task_log import TaskLog
+from parsl_globus.errors import EndpointError
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +310,13 @@ class Intake:
         if error is None:
             self._outbox.put(task.task_id, future.result())
             return
-        if isinstance(error, EngineFailure) and lost and self._settle(task, error):
+        try:
+            if isinstance(error, EngineFailure) and lost and self._settle(task, error):
+                return
+        except EndpointError as exc:
+            # Nobody sees what a future's callback raises. The task is on disk, for an agent that can write there.
+            logger.exception("What becomes of task %s can't be noted", task.task_id)
+            self._on_failure(str(exc))
             return
         logger.warning("Task %s failed: %s", task.task_id, error)
         code = error.code if isinstance(error, EngineFailure) else ENGINE_FAILED

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from parsl_globus.endpoint.engine import EngineFailure, EngineTask
+from parsl_globus.endpoint.failures import TASK_LOST
 from parsl_globus.endpoint.marks import Marks
 from parsl_globus.wire.fused import FusedResult, split_results
-
-if TYPE_CHECKING:
-    from parsl_globus.endpoint.engine import EngineTask
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +23,6 @@ LIMIT_S = 0.1
 #: How often trips under way are looked at, while there are any, in seconds. When none of a trip's tasks has ended
 #: since the look before, the others wait no longer for the one that runs.
 LOOK_S = 0.1
-#: Trips begin about in the order in which they were handed over: after so many that haven't, the others haven't either.
-_NOT_BEGUN = 16
 
 
 class NeverBegan(Exception):
@@ -41,12 +38,14 @@ class Trip:
         futures: Of each.
         path: Where the worker notes their results.
         noted_bytes: How much was noted when this was looked at last; `None` before the worker had begun.
+        divided: Whether nothing of it waits for the task that runs.
     """
 
     tasks: Sequence[EngineTask]
     futures: Mapping[uuid.UUID, Future[bytes]]
     path: Path
     noted_bytes: int | None = field(default=None)
+    divided: bool = field(default=False)
 
 
 class Trips:
@@ -73,6 +72,8 @@ class Trips:
         self._end = end
         self._note = note
         self._held_up = held_up
+        # Of what becomes of a task: between its being taken back and that being told, its worker may come home with it.
+        self._deciding = threading.Lock()
         self._changed = threading.Condition()
         self._under_way: dict[Trip, None] = {}
         self._stopped = False
@@ -99,22 +100,46 @@ class Trips:
             self._changed.notify_all()
         return trip
 
-    def over(self, trip: Trip, results: bytes | None, error: BaseException | None) -> None:
+    def over(
+        self, trip: Trip, results: bytes | None, error: Callable[[EngineTask], BaseException] | None = None
+    ) -> None:
         """The trip came back, or it was lost.
 
         Args:
             trip: Which.
             results: What the worker gave.
-            error: Why there is nothing; then the worker's notes tell what had ended, and the next one failed of it.
+            error: Why there is nothing, for one of its tasks. Then the worker's notes tell what had ended, and marks
+                what had begun.
         """
         with self._changed:
             self._under_way.pop(trip, None)
-        done = self._deliver(trip, results if results is not None else _read(trip.path))
-        left = [task for task in trip.tasks if task.task_id not in done]
-        for index, task in enumerate(left):
-            failed = error is not None and (index == 0 or getattr(error, "lost", False))
-            self._end(trip.futures[task.task_id], None, error if failed else NeverBegan())
+        with self._deciding:
+            done = self._deliver(trip, results if results is not None else _read(trip.path))
+            left = [task for task in trip.tasks if task.task_id not in done]
+            for index, task in enumerate(left):
+                self._end(trip.futures[task.task_id], None, self._why_not(task, index == 0, error))
         trip.path.unlink(missing_ok=True)
+
+    def _why_not(
+        self, task: EngineTask, is_first: bool, error: Callable[[EngineTask], BaseException] | None
+    ) -> BaseException:
+        if error is None:
+            return NeverBegan()
+        why = error(task)
+        if getattr(why, "lost", False):
+            return why  # the intake looks at the mark
+        if self._marks.take_back(task.task_id, task.attempt):
+            return NeverBegan()
+        # It may have ended: what the trip failed of is the fault of the one that ran.
+        return why if is_first else EngineFailure(TASK_LOST, "The task had begun; its result is lost.", lost=True)
+
+    def deliver_noted(self) -> None:
+        """Deliver what has ended of the trips under way, as far as workers have noted it."""
+        with self._changed:
+            trips = list(self._under_way)
+        with self._deciding:
+            for trip in trips:
+                self._deliver(trip, _read(trip.path))
 
     def recover(self) -> dict[uuid.UUID, bytes]:
         """Results that workers of an earlier agent noted, by task; they are forgotten by that."""
@@ -147,28 +172,37 @@ class Trips:
                 self._changed.wait_for(lambda: self._stopped or self._under_way)
                 if self._changed.wait_for(lambda: self._stopped, LOOK_S):
                     return
-                trips = list(self._under_way)
-            not_begun = 0
-            for trip in trips:
-                noted_bytes = _noted_bytes(trip.path)
-                if noted_bytes is None:
-                    not_begun += 1
-                    if not_begun == _NOT_BEGUN:
-                        break
-                elif noted_bytes == trip.noted_bytes:
-                    self._divide(trip)
-                trip.noted_bytes = noted_bytes
+                trips = [trip for trip in self._under_way if not trip.divided]
+            try:
+                self._look(trips)
+            except Exception:
+                # The folder can't be read for a moment, for example; trips come home in any case.
+                logger.exception("Trips of short tasks can't be looked at")
+
+    def _look(self, trips: Sequence[Trip]) -> None:
+        with os.scandir(self._folder) as entries:
+            begun = {entry.name for entry in entries}
+        for trip in trips:
+            noted_bytes = _noted_bytes(trip.path) if trip.path.name in begun else None
+            if noted_bytes is not None and noted_bytes == trip.noted_bytes:
+                self._divide(trip)
+            trip.noted_bytes = noted_bytes
 
     def _divide(self, trip: Trip) -> None:
         """One of its tasks takes long: the others needn't wait for it."""
-        done = self._deliver(trip, _read(trip.path))
-        left = [task for task in trip.tasks if task.task_id not in done and not trip.futures[task.task_id].done()]
-        for index, task in enumerate(left):
-            if index == 0:
-                self._held_up(task)  # the one that runs, by all that is known
-            elif self._marks.take_back(task.task_id, task.attempt):
-                logger.info("Task %s waits no longer for one before it that takes long", task.task_id)
-                self._end(trip.futures[task.task_id], None, NeverBegan())
+        taken_back = 0
+        with self._deciding:
+            done = self._deliver(trip, _read(trip.path))
+            left = [task for task in trip.tasks if task.task_id not in done and not trip.futures[task.task_id].done()]
+            for index, task in enumerate(left):
+                if index == 0:
+                    self._held_up(task)  # the one that runs, by all that is known
+                elif self._marks.take_back(task.task_id, task.attempt):
+                    self._end(trip.futures[task.task_id], None, NeverBegan())
+                    taken_back += 1
+            trip.divided = len(left) - taken_back <= 1
+        if taken_back:
+            logger.info("%d tasks wait no longer for task %s, which takes long", taken_back, left[0].task_id)
 
 
 def _noted_bytes(path: Path) -> int | None:

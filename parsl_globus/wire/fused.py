@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from parsl_globus.errors import DecodeError
 
 _LENGTH = struct.Struct(">Q")
-#: The task's id, how long it took in nanoseconds, length of its result message.
-_HEAD = struct.Struct(">16sQQ")
+#: The task's id, how long it took in nanoseconds, length of its result message, and its CRC 32.
+_HEAD = struct.Struct(">16sQQI")
+#: Where the CRC starts: nothing but zeros must not look like an empty result.
+_CRC_START = 1
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,21 @@ def split_bodies(packed: bytes) -> list[bytes]:
 
 def pack_result(result: FusedResult) -> bytes:
     """A result as it is written down, and sent."""
-    return _HEAD.pack(result.task_id.bytes, result.took_ns, len(result.body)) + result.body
+    head = _HEAD.pack(result.task_id.bytes, result.took_ns, len(result.body), zlib.crc32(result.body, _CRC_START))
+    return head + result.body
 
 
 def split_results(packed: bytes) -> Iterator[FusedResult]:
-    """All whole results; the end may be missing where a worker died, or is just being written."""
+    """All whole results; the end may be missing where a worker died, or is just being written.
+
+    Nothing after a result that isn't what was written: the file of a node that crashed may have holes.
+    """
     position = 0
     while position + _HEAD.size <= len(packed):
-        task_id, took_ns, size_bytes = _HEAD.unpack_from(packed, position)
+        task_id, took_ns, size_bytes, crc = _HEAD.unpack_from(packed, position)
         start = position + _HEAD.size
         position = start + size_bytes
-        if position <= len(packed):
-            yield FusedResult(uuid.UUID(bytes=task_id), took_ns, packed[start:position])
+        body = packed[start:position]
+        if len(body) < size_bytes or zlib.crc32(body, _CRC_START) != crc:
+            return
+        yield FusedResult(uuid.UUID(bytes=task_id), took_ns, body)

@@ -113,7 +113,17 @@ def run_task(
             TaskTransition(timestamp=time.time_ns(), state=TaskState.EXEC_END, actor=ActorName.WORKER),
         ],
     )
-    return pack(result)
+    try:
+        return pack(result)
+    except ValueError:
+        # Text that is no Unicode: the name of a file in a traceback, for example, may hold any bytes.
+        if error is not None:
+            result.error_details = ResultErrorDetails(code=error.code, user_message=_readable(error.user_message))
+        return pack(result.model_copy(update={"data": _readable(data)}))
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _claim(mark: str) -> None:

@@ -70,7 +70,7 @@ class _Notes:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file: io.FileIO | None = io.FileIO(path, "xb", opener=_private)
+            self._file: io.FileIO | None = io.FileIO(path, "xb", opener=_readable)
         except OSError as exc:
             self._give_up(exc)
 
@@ -98,5 +98,6 @@ class _Notes:
         self.close()
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _readable(path: str, flags: int) -> int:
+    # Their folder is the account's alone; a container's user may be another one than the agent's.
+    return os.open(path, flags, 0o644)

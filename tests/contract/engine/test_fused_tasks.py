@@ -124,7 +124,7 @@ def test_one_that_kills_its_worker_takes_only_itself(engine):
     before, deadly, after = trip_of(engine, b"echo:before", b"die", b"echo:after")
     assert before.result(DEADLINE_S) == b"before"
     assert deadly.exception(DEADLINE_S).code == "WorkerLost"
-    assert after.exception(DEADLINE_S).lost  # its mark tells that it hasn't begun
+    assert after.exception(DEADLINE_S).lost  # the intake sees by its mark that it hasn't begun
     assert (engine.folder / "begun").exists()
 
 

@@ -306,3 +306,15 @@ def test_a_broken_spool_is_reported_and_nothing_acknowledged(parts, broker, spoo
     running.intake._thread.join(5)
     assert running.failures
     assert broker.acknowledged == []
+
+
+def test_a_spool_that_breaks_when_a_task_is_lost_is_reported(parts, broker, spool, delivery):
+    running = parts(take_back=lambda task: True)
+    held = HeldEngine()
+    running.intake._engine = held
+    running.intake.take(broker, [delivery()])
+    held.wait_submitted()
+    spool._db.execute("DROP TABLE tasks")
+    held.lose()
+    assert running.failures
+    assert broker.published == []

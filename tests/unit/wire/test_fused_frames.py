@@ -34,3 +34,17 @@ def test_whole_results_come_back_however_it_ends(bodies, data):
     end = data.draw(st.integers(0, len(packed)))
     count = max(count for count in range(len(parts) + 1) if len(b"".join(parts[:count])) <= end)
     assert list(split_results(packed[:end])) == results[:count]
+
+
+@given(BODIES, st.data())
+def test_nothing_comes_of_a_hole_or_after_it(bodies, data):
+    results = [FusedResult(uuid.uuid4(), number, body) for number, body in enumerate([*bodies, b"\x01"])]
+    parts = [pack_result(result) for result in results]
+    hole = data.draw(st.integers(0, len(parts) - 1))
+    parts[hole] = bytes(len(parts[hole]))
+    assert list(split_results(b"".join(parts))) == results[:hole]
+
+
+def test_a_result_that_is_not_what_was_written():
+    packed = pack_result(FusedResult(uuid.uuid4(), 1, b"abc"))
+    assert list(split_results(packed[:-1] + b"\0")) == []

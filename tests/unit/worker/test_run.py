@@ -56,6 +56,13 @@ def test_a_function_of_the_public_sdk(tmp_path):
     assert ComputeSerializer().deserialize(result.data) == 42
 
 
+def test_text_that_is_no_unicode_is_told_nevertheless(tmp_path):
+    def fail():
+        raise OSError("\udce9.txt is not here")
+
+    assert r"\udce9.txt is not here" in run(public(fail), tmp_path).data
+
+
 def test_a_function_of_the_public_sdk_that_raises(tmp_path):
     result = run(public(lambda: 1 / 0), tmp_path)
     assert result.error_details.code == "RemoteExecutionError"
