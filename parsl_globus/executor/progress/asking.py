@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: How often an executor is asked, in seconds.
 PERIOD_S = 1.0
-#: The same where the service does not tell how many tasks run, as Globus's own, which limits requests.
+#: The same where the service does not tell how many tasks run, as Globus's own, which limits requests; at most.
 HOSTED_PERIOD_S = 15.0
 #: How long the end of the view waits for an answer that is under way, in seconds.
 LAST_ANSWER_S = 0.5
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Asking:
-    """Asks all executors of a workflow, until it is stopped.
+    """Asks all executors of a workflow, from `start` to `stop`.
 
     Args:
         executors: By label.
@@ -57,14 +57,18 @@ class Asking:
             threading.Thread(target=self._run, args=(label, ask), name=f"{label}-progress-asks", daemon=True)
             for label, ask in _to_be_asked(self._executors)
         ]
+
+    def start(self) -> None:
+        """Begin to ask."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Ask no more; also if not all could be started."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(LAST_ANSWER_S)
+            if thread.is_alive():
+                thread.join(LAST_ANSWER_S)
 
     def answer(self, label: str, sent: int) -> Answer:
         """What is known now; takes no round trip.
@@ -86,17 +90,23 @@ class Asking:
         return Answer(None if said.running is None else min(sent, said.running), endpoint)
 
     def _run(self, label: str, ask: Callable[[], Answer]) -> None:
+        period_s = PERIOD_S
         while not self._stopping.is_set():
             try:
                 answer = self._answers[label] = ask()
             except Exception as exc:  # noqa: BLE001 - the outermost loop; whatever is wrong, only this view lacks it
                 answer = self._answers[label] = Answer()
                 logger.info("%s does not tell its state: %s", label, exc)
-            self._stopping.wait(HOSTED_PERIOD_S if _tells_little(answer) else PERIOD_S)
+            period_s = _next_period_s(answer, period_s)
+            self._stopping.wait(period_s)
 
 
-def _tells_little(answer: Answer) -> bool:
-    return answer.running is None and answer.endpoint is not None and answer.endpoint.word in ("online", "offline")
+def _next_period_s(answer: Answer, period_s: float) -> float:
+    """Who gives no answer is asked ever more rarely: a service that limits requests gives none when there are more."""
+    if answer.running is not None:
+        return PERIOD_S
+    told = answer.endpoint is not None and answer.endpoint.word in ("online", "offline")
+    return HOSTED_PERIOD_S if told else min(2 * period_s, HOSTED_PERIOD_S)
 
 
 def _to_be_asked(executors: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Answer]]]:

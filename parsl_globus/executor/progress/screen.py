@@ -15,7 +15,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
-#: What was drawn over by the same line is forgotten when there is so much of it, in characters.
+#: So much of a line that was begun is looked at to draw it, in characters; what the same line drew over is forgotten
+#: when there is more.
 _LONGEST_PARTIAL = 4096
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 
@@ -38,47 +39,56 @@ class Foot:
         self._proxies: list[Proxy] = []
         self._handlers: list[tuple[Any, TextIO]] = []
         self._open = False
+        self._failure: Exception | None = None
+        _feet.add(self)
 
     def open(self) -> None:
         """Begin."""
         self._open = True
-        _open_ones.add(self)
-        for name in ("stdout", "stderr"):
-            file = getattr(sys, name)
-            if file is not None and file.isatty():
-                proxy = Proxy(self, file)
-                self._proxies.append(proxy)
-                setattr(sys, name, proxy)
-                self._redirect_logging(proxy)
+        try:
+            for name in ("stdout", "stderr"):
+                file = getattr(sys, name)
+                if getattr(file, "isatty", bool)():
+                    proxy = Proxy(self, file)
+                    self._proxies.append(proxy)
+                    setattr(sys, name, proxy)
+                    self._redirect_logging(proxy)
+        except BaseException:
+            self.close()
+            raise
 
     def show(self, lines: Iterable[str]) -> None:
-        """Show these instead; none may be wider than the terminal, nor may they be more than it has."""
+        """Show these instead; none may be wider than the terminal, nor may they be more than it has.
+
+        Raises:
+            Exception: What went wrong with the lines when the program wrote something; this ended them.
+        """
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             self._lines = list(lines)
             self._erase()
             self._paint()
 
     def close(self, lines: Iterable[str] = ()) -> None:
-        """Leave these lines, and put everything back; harmless when it is done."""
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
-            _open_ones.discard(self)
-            try:
+        """Leave these lines, and put everything back; without lines, harmless when it is done."""
+        try:
+            with self._lock:
+                self._open = False
                 self._erase()
                 for proxy in self._proxies:
                     if proxy.partial:  # the lines that stay begin on one of their own
                         proxy.partial += "\n"
                     proxy.write_rest()
                 self._write("".join(f"{line}\n" for line in lines))
-            finally:
-                self._put_back()
+        finally:
+            self._put_back()
 
     def write(self, proxy: Proxy, text: str) -> None:
         """Write what the program has for one of its streams, above the lines."""
         with self._lock:
             if not self._open:
+                proxy.write_rest()  # the lines may have failed while another proxy was written to
                 proxy.file.write(text)
                 return
             before, newline, partial = (proxy.partial + text).rpartition("\n")
@@ -91,21 +101,21 @@ class Foot:
             if newline:
                 proxy.file.write(before + newline)
                 proxy.file.flush()
-            self._try(self._paint)
+            if not self._try(self._paint):
+                proxy.write_rest()
 
     def _try(self, change: Callable[[], None]) -> bool:
-        """The program's output doesn't fail because the terminal of the lines is gone."""
+        """The program's output doesn't fail with the lines, which end then; `show` tells why."""
         try:
             change()
-        except (OSError, ValueError):
-            self._open = False
-            self._put_back()
+        except Exception as exc:  # noqa: BLE001 - the terminal may be gone, or its stream be no real one
+            self._open, self._failure = False, exc
         return self._open
 
     def _erase(self) -> None:
-        if self._shown:
-            self._write(f"\x1b[{self._shown}A\r\x1b[J")
-            self._shown = 0
+        shown, self._shown = self._shown, 0  # not again if this fails: other text may stand there then
+        if shown:
+            self._write(f"\x1b[{shown}A\r\x1b[J")
 
     def _paint(self) -> None:
         begun = [_on_one_line(proxy.partial, os.get_terminal_size(self._stream.fileno()).columns)
@@ -120,23 +130,28 @@ class Foot:
 
     def _redirect_logging(self, proxy: Proxy) -> None:
         for handler in _stream_handlers():
-            if handler.stream is proxy.file:
+            # Of its own: logging's last resort takes what sys.stderr is, and can't be set.
+            if vars(handler).get("stream") is proxy.file:
                 handler.setStream(proxy)
                 self._handlers.append((handler, proxy.file))
 
     def _put_back(self) -> None:
-        for handler, file in self._handlers:
-            if isinstance(handler.stream, Proxy):
-                handler.setStream(file)
+        """Not while this thread has the lock: a thread that logs has the handler's when it comes for this one."""
         for name in ("stdout", "stderr"):
             for proxy in self._proxies:
                 if getattr(sys, name) is proxy:  # otherwise others have put something in its place, which stays
                     setattr(sys, name, proxy.file)
+        handlers, self._handlers = self._handlers, []
+        for handler, file in handlers:
+            if isinstance(handler.stream, Proxy):
+                handler.setStream(file)
 
     def forget(self) -> None:
         """In a child that was forked: it writes as it would without, and another thread may have had the lock."""
         self._lock = threading.RLock()
         self._open = False
+        for proxy in self._proxies:
+            proxy.partial = ""  # the parent writes it
         self._put_back()
 
 
@@ -186,7 +201,7 @@ def _on_one_line(text: str, columns: int) -> str:
     """The end of a line that was begun, as a terminal would show it: after the last return to its start."""
     from rich.cells import cell_len
 
-    shown = _ESCAPES.sub("", text).rstrip("\r").rpartition("\r")[2].expandtabs()
+    shown = _ESCAPES.sub("", text[-_LONGEST_PARTIAL:]).rstrip("\r").rpartition("\r")[2].expandtabs()
     while cell_len(shown) >= columns:
         shown = shown[max(1, len(shown) - columns + 1) :] if len(shown) >= columns else shown[1:]
     return shown
@@ -199,11 +214,12 @@ def _stream_handlers() -> Iterator[Any]:
                 yield handler
 
 
-_open_ones: weakref.WeakSet[Foot] = weakref.WeakSet()
+#: Closed ones, too: who has kept a proxy writes through it, and takes the lock.
+_feet: weakref.WeakSet[Foot] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    for foot in list(_open_ones):
+    for foot in list(_feet):
         foot.forget()
 
 

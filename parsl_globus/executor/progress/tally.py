@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from parsl.dataflow.futures import AppFuture
-from parsl.dataflow.states import FINAL_FAILURE_STATES, States
+from parsl.dataflow.states import FINAL_FAILURE_STATES, FINAL_STATES, States
 
 LOOK_INTERVAL_S = 0.02
 """How often new tasks are looked for. The DataFlowKernel forgets a task when it ends, so looking once a frame would
-miss the quick ones; a look when nothing is new compares two numbers. Measured: 5 us per task."""
+miss the quick ones; a look when nothing is new compares some numbers. Measured: 5 us per task."""
 
 HELD_BACK = frozenset({States.pending, States.fail_retryable})
 INTERNAL = "_parsl_internal"
@@ -59,7 +59,9 @@ class Tally:
         self._failed: Counter[str] = Counter()
         self._doubtful: set[int] = set()
         self._missed: set[int] = set()
-        self._failed_before = self._all_failed()
+        self._ended_seen = 0
+        self._ended_before = self._all_in(FINAL_STATES)
+        self._failed_before = self._all_in(FINAL_FAILURE_STATES)
         self._next_id: int = dfk.task_count
         for task_id, record in list(dfk.tasks.items()):
             if task_id < self._next_id and not record["app_fu"].done():
@@ -67,18 +69,19 @@ class Tally:
 
     @property
     def unseen(self) -> int:
-        """How many tasks ended before they were seen."""
-        return len(self._missed)
+        """How many tasks ended before they were seen; of those that were missed, some may only be on their way in."""
+        return min(len(self._missed), max(0, self._all_in(FINAL_STATES) - self._ended_before - self._ended_seen))
 
     def look(self) -> None:
         """Takes notice of the tasks that came since the last look."""
         total = self.dfk.task_count
-        if total == self._next_id and not self._doubtful:
+        if total == self._next_id and not self._doubtful and len(self._missed) == self.unseen:
             return
         once_absent = self._doubtful
         self._doubtful = once_absent | set(range(self._next_id, total))
         self._next_id = total
-        for task_id in sorted(self._doubtful):
+        # Parsl stages a task's files between counting it and entering it, which may take any time.
+        for task_id in sorted(self._doubtful | (self._missed & self.dfk.tasks.keys())):
             record = self.dfk.tasks.get(task_id)
             if record is not None:
                 self._see(record)
@@ -110,6 +113,7 @@ class Tally:
         failed = future.cancelled() or future.exception() is not None
         with self._lock:
             (self._failed if failed else self._done)[group] += 1
+            self._ended_seen += 1
             self._live.pop(task_id, None)
 
     def counts(self) -> dict[str, Count]:
@@ -131,14 +135,16 @@ class Tally:
         unseen = self.unseen
         if unseen:
             of = next(iter(counts)) if len(counts) == 1 else UNSEEN
-            unseen_failed = min(unseen, max(0, self._all_failed() - self._failed_before - sum(failed.values())))
+            unseen_failed = min(
+                unseen, max(0, self._all_in(FINAL_FAILURE_STATES) - self._failed_before - sum(failed.values()))
+            )
             count = counts.setdefault(of, Count())
             count.failed += unseen_failed
             count.done += unseen - unseen_failed
         return counts
 
-    def _all_failed(self) -> int:
-        return sum(self.dfk.task_state_counts.get(state, 0) for state in FINAL_FAILURE_STATES)
+    def _all_in(self, states: Iterable[States]) -> int:
+        return sum(self.dfk.task_state_counts.get(state, 0) for state in states)
 
 
 def _group(record: Mapping[str, Any]) -> str:

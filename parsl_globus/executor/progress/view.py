@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -63,7 +63,7 @@ def progress(interval_s: float | None = None, dfk: Any = None, stream: TextIO | 
         stream: Where to show it; by default the notebook's cell, otherwise standard error.
 
     Yields:
-        The tally behind it.
+        The tally behind it, which counts as long as it is shown.
     """
     tally = Tally(dfk if dfk is not None else parsl.dfk())
     keeper = _Keeper(tally, interval_s, stream)
@@ -82,18 +82,21 @@ class _Keeper:
         self._asking = Asking({label: executor for label, executor in labels if label != INTERNAL})
         self._frames = Frames(tally, self._asking)
         self._view: View | None = None
-        with self._harmless():
-            self._view = _view_for(stream, self._frames)
-        self._period_s = interval_s or (self._view.period_s if self._view is not None else 1.0)
+        self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="parsl-globus-progress", daemon=True)
-        self._thread.start()
+        with self._harmless():
+            self._asking.start()
+            self._view = view = _view_for(stream, self._frames)
+            arguments = (view, interval_s or view.period_s)
+            thread = threading.Thread(target=self._run, args=arguments, name="parsl-globus-progress", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """Show the last frame and end; a second Ctrl-C does not keep the terminal from being put back."""
         self._stopping.set()
         interrupt: KeyboardInterrupt | None = None
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             try:
                 self._thread.join()
             except KeyboardInterrupt as exc:
@@ -101,29 +104,21 @@ class _Keeper:
         if interrupt is not None:
             raise interrupt
 
-    def _run(self) -> None:
-        due_s = time.monotonic()
-        while not self._stopping.wait(min(LOOK_INTERVAL_S, self._period_s)):
-            with self._harmless():
+    def _run(self, view: View, period_s: float) -> None:
+        with self._harmless():
+            due_s = time.monotonic()
+            while not self._stopping.wait(min(LOOK_INTERVAL_S, period_s)):
                 self._tally.look()
                 now_s = time.monotonic()
                 if now_s >= due_s:
-                    self._show(lambda view: view.show(self._frames.now()))
+                    view.show(self._frames.now())
                     took_s = time.monotonic() - now_s
-                    due_s = now_s + max(self._period_s, took_s / _LARGEST_SHARE)
-        self._asking.stop()
-        with self._harmless():
+                    due_s = now_s + max(period_s, took_s / _LARGEST_SHARE)
+            self._asking.stop()
             self._tally.look()
             self._tally.look()  # a second time for what was in doubt
-            self._show(lambda view: view.finish(self._frames.now(last=True)))
-        view, self._view = self._view, None
-        if view is not None:
-            with contextlib.suppress(Exception):  # there is nothing left to be done
-                view.close()
-
-    def _show(self, act: Callable[[View], None]) -> None:
-        if self._view is not None:
-            act(self._view)
+            view.finish(self._frames.now(last=True))
+            view.close()
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -131,10 +126,10 @@ class _Keeper:
         try:
             yield
         except Exception as exc:  # noqa: BLE001 - its stream may be closed, its terminal gone, or Parsl not as it was
-            view, self._view = self._view, None
-            if view is not None:
+            if self._view is not None:
                 with contextlib.suppress(Exception):  # what failed may fail again here
-                    view.close()
+                    self._view.close()
+            self._asking.stop()
             logger.warning("The progress is not shown any more: %s: %s", type(exc).__name__, exc)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import threading
 from typing import Any
 
@@ -13,7 +14,9 @@ from parsl import Config, join_app, python_app
 from parsl.executors import ThreadPoolExecutor
 
 from parsl_globus import progress
-from parsl_globus.executor.progress import view
+from parsl_globus.executor.endpoint_status import EndpointStatus
+from parsl_globus.executor.progress import asking, view
+from parsl_globus.executor.progress.asking import Answer
 
 
 @pytest.fixture(params=[True, False], ids=["forgets", "keeps"])
@@ -71,6 +74,18 @@ class Lines(io.StringIO):
         self.wait(lambda: text in self.getvalue())
 
 
+class InMemoryTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def wait_for_end(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 def test_every_state_is_told_by_executor(dfk: Any) -> None:
     event, stream = threading.Event(), Lines()
     with progress(interval_s=0.05, stream=stream):
@@ -125,8 +140,44 @@ def test_a_view_that_fails_harms_nothing(dfk: Any, caplog: Any, monkeypatch: Any
 
     monkeypatch.setattr(view.Tally, part, broken)
     with progress(interval_s=0.01, stream=io.StringIO()):
+        wait_for_end("parsl-globus-progress")  # it does not fail again and again
         assert after(None).result() == 1
-    assert "The progress is not shown any more: KeyError: 'status'" in caplog.text
+    warnings = [record.getMessage() for record in caplog.records if record.name == view.__name__]
+    assert warnings == ["The progress is not shown any more: KeyError: 'status'"]
+
+
+@pytest.mark.parametrize("lacking", ["second-progress-asks", "parsl-globus-progress"])
+def test_a_workflow_goes_on_where_no_thread_can_be_started(
+    dfk: Any, caplog: Any, monkeypatch: Any, lacking: Any
+) -> None:
+    real = threading.Thread.start
+
+    def start(self: Any) -> None:
+        if self.name == lacking:
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(asking, "_to_be_asked", lambda _executors: [("first", Answer), ("second", Answer)])
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, InMemoryTerminal())
+    monkeypatch.setenv("TERM", "xterm")
+    before = sys.stdout, sys.stderr
+    with progress():
+        assert (sys.stdout, sys.stderr) == before
+        assert after(None).result() == 1
+    assert "The progress is not shown any more: RuntimeError: can't start new thread" in caplog.text
+    wait_for_end("first-progress-asks")
+
+
+def test_who_gives_no_answer_is_asked_ever_more_rarely() -> None:
+    unknown = Answer(endpoint=EndpointStatus("unknown"))
+    periods = [asking.PERIOD_S]
+    for _ask in range(5):
+        periods.append(asking._next_period_s(unknown, periods[-1]))
+    assert periods == [1, 2, 4, 8, 15, 15]
+    assert asking._next_period_s(Answer(endpoint=EndpointStatus("online")), 1.0) == asking.HOSTED_PERIOD_S
+    assert asking._next_period_s(Answer(3, EndpointStatus("online")), 15.0) == asking.PERIOD_S
 
 
 def test_a_line_comes_only_when_something_has_changed(dfk: Any) -> None:

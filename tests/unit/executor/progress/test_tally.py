@@ -42,7 +42,8 @@ def test_a_task_that_ended_before_it_was_seen_is_found_through_the_one_that_need
 
 def test_a_task_that_nobody_saw_was_the_only_executors(kernel: Any) -> None:
     tally = Tally(kernel)
-    kernel.task_count, kernel.task_state_counts[States.failed] = 2, 1
+    kernel.task_count = 2
+    kernel.task_state_counts.update({States.failed: 1, States.exec_done: 1})
     tally.look()
     assert tally.unseen == 0  # it may be about to be entered
     tally.look()
@@ -53,7 +54,8 @@ def test_a_task_that_nobody_saw_was_the_only_executors(kernel: Any) -> None:
 def test_with_several_executors_nobody_knows_whose_it_was(kernel: Any) -> None:
     kernel.executors["far"] = None
     tally = Tally(kernel)
-    kernel.task_count, kernel.task_state_counts[States.dep_fail] = 3, 1
+    kernel.task_count = 3
+    kernel.task_state_counts.update({States.dep_fail: 1, States.memo_done: 2})
     tally.look()
     tally.look()
     assert tally.counts() == {"near": Count(), "far": Count(), UNSEEN: Count(done=2, failed=1)}
@@ -67,6 +69,22 @@ def test_a_task_that_is_entered_late_is_not_missed(kernel: Any) -> None:
     tally.look()
     tally.look()
     assert tally.counts() == {"near": Count(sent=1)}
+    assert tally.unseen == 0
+
+
+def test_a_task_whose_files_are_staged_for_long_is_not_done_and_is_seen_when_it_comes(kernel: Any) -> None:
+    tally = Tally(kernel)
+    kernel.task_count = 1
+    for _look in range(3):
+        tally.look()
+        assert tally.counts() == {"near": Count()}
+    kernel.tasks[0] = task(kernel, 0)
+    tally.look()
+    assert tally.counts() == {"near": Count(held=1)}
+    kernel.task_state_counts[States.exec_done] += 1
+    kernel.tasks.pop(0)["app_fu"].set_result(None)
+    tally.look()
+    assert tally.counts() == {"near": Count(done=1)}
     assert tally.unseen == 0
 
 
