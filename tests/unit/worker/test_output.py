@@ -52,12 +52,15 @@ WITHOUT_END = """
 import os, time
 from parsl_globus.worker import output
 output._LOOK_S, output.FILE_BYTES, output.PASSED_ON_IN_ALL_BYTES = 0.01, 1 << 21, 1 << 21
+def is_long():
+    with output._sink._lock:  # what is written while it is being cut comes before what is kept
+        return os.fstat(1).st_size >= output.FILE_BYTES
 def task():
     output.begin(None, "an-id")
     for _ in range(3):
         os.write(1, b"." * output.FILE_BYTES)
         deadline = time.monotonic() + 60
-        while os.fstat(1).st_size >= output.FILE_BYTES:
+        while is_long():
             assert time.monotonic() < deadline
             time.sleep(0.01)
     print("the end")
