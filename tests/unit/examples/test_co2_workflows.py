@@ -56,7 +56,7 @@ def test_the_whole_record(script: Any, tmp_path: Any, capsys: Any) -> None:
     assert len(summary["years"]) == 44
     assert summary["failed_files"] == {}
     assert (tmp_path / "out" / "co2.png").read_bytes().startswith(b"\x89PNG")
-    assert re.search(r"local: 0 wait, 0 sent, \d+ done, 0 failed", err)
+    assert re.search(r"local: 0 waiting, 0 running, \d+ done, 0 failed", err)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_post_process_runs_in_parsls_own_high_throughput_executor(start: Any, sc
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "trend: 1.351 ppm per year"
     for label in SITES[script]:
-        assert f"{label}: 0 wait, 0 sent, 44 done, 0 failed" in err.splitlines()[-1]
+        assert f"{label}: 0 waiting, 0 running, 44 done, 0 failed" in err.splitlines()[-1]
     assert left_behind(process.pid) == []
 
 
@@ -204,7 +204,7 @@ def test_an_interrupt_ends_all_that_was_started(start: Any, script: Any, number:
     process = start(script, "silent")
     assert process.stderr is not None
     for text in process.stderr:
-        if "0 wait, 44 sent" in text:
+        if re.search(r"44 (waiting|running)", text):
             break
     if number == signal.SIGINT:  # the terminal sends it to all
         os.killpg(process.pid, number)
