@@ -58,6 +58,8 @@ class EngineStatus:
     """What an engine does, under the names of the status report (PROTOCOL.md section 5).
 
     Attributes:
+        pending_tasks: Those of the outstanding tasks that no worker pool has, as far as that can be told.
+        outstanding_tasks: All that have not ended, each of those that share a trip included.
         blocks: Job id and state of each block by its id, which is ours; Parsl's monitoring of a workflow shows it.
             `None` where there are no blocks.
     """

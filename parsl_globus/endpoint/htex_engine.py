@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -79,6 +80,8 @@ class HtexEngine:
         self._stopped = False
         self._durations = Durations()
         self._trips: Trips | None = None
+        #: By what HTEX gave for it. For Parsl, a trip is one task.
+        self._trip_of: weakref.WeakKeyDictionary[Future[Any], Trip] = weakref.WeakKeyDictionary()
         if fuse and worker.marks_dir is not None:
             marks = Path(worker.marks_dir)
             self._trips = Trips(marks.parent / "fused", Marks(marks), self._end, self._note_duration, self._held_up)
@@ -148,7 +151,8 @@ class HtexEngine:
         """Ask the interchange, and sum up."""
         provider: Any = self._executor.provider
         managers = self._executor.connected_managers()
-        outstanding = self._executor.outstanding()
+        with self._lock:
+            outstanding = len(self._outstanding)
         nodes: dict[str, list[dict[str, Any]]] = {}
         for manager in managers:
             job_id = str(self._executor.blocks_to_job_id.get(manager["block_id"]))
@@ -159,7 +163,7 @@ class HtexEngine:
             active_managers=sum(1 for manager in managers if manager["active"]),
             total_workers=sum(manager["worker_count"] for manager in managers),
             idle_workers=sum(max(0, manager["worker_count"] - manager["tasks"]) for manager in managers),
-            pending_tasks=max(0, outstanding - sum(manager["tasks"] for manager in managers)),
+            pending_tasks=max(0, outstanding - self._first_tasks(sum(manager["tasks"] for manager in managers))),
             outstanding_tasks=outstanding,
             total_tasks=self._total_tasks,
             scaling_enabled=provider.max_blocks > 0,
@@ -173,6 +177,11 @@ class HtexEngine:
             node_info=nodes,
             blocks=self._block_states(),
         )
+
+    def _first_tasks(self, calls: int) -> int:
+        """How many tasks have not ended of the oldest calls: the interchange hands them over in their order."""
+        first = list(self._executor.tasks.values())[:calls]
+        return sum(self._trip_of[call].left if call in self._trip_of else 1 for call in first)
 
     def _block_states(self) -> dict[str, dict[str, str | None]]:
         states = list(self._executor.status_facade.items())[-BLOCKS_REPORTED:]
@@ -257,7 +266,10 @@ class HtexEngine:
         calls = [self._worker.call(task) for task in tasks]
         keywords = {"run_task": self._run_task, "results": str(trip.path), "limit_s": LIMIT_S}
         context = {"task_executor": {"f": RUN_FUSED, "a": (calls,), "k": keywords}}
-        self._give(context, pack_bodies([task.body for task in tasks]), partial(self._trip_done, under_way, trip))
+        bodies = pack_bodies([task.body for task in tasks])
+        call = self._give(context, bodies, partial(self._trip_done, under_way, trip))
+        if call is not None:
+            self._trip_of[call] = trip
         return futures
 
     def _trip_done(self, under_way: Trips, trip: Trip, inner: Future[Any]) -> None:
@@ -282,9 +294,10 @@ class HtexEngine:
         """Give a task to HTEX. One thread at a time."""
         self._give(context, task.body, lambda done: self._inner_done(outer, done, task))
 
-    def _give(self, context: dict[str, Any], body: bytes, done: Callable[[Future[Any]], None]) -> None:
+    def _give(self, context: dict[str, Any], body: bytes, done: Callable[[Future[Any]], None]) -> Future[Any] | None:
         if self.lost_interchange:
-            return  # ended by `shutdown`, which comes soon: if it failed now, it would be handed over again and again
+            # Ended by `shutdown`, which comes soon: if it failed now, it would be handed over again and again.
+            return None
         inner: Future[Any]
         try:
             # Not under the lock: should the interchange die right now, this blocks for ever.
@@ -293,6 +306,7 @@ class HtexEngine:
             inner = Future()
             inner.set_exception(exc)
         inner.add_done_callback(done)
+        return inner
 
     def _note_blocks(self) -> None:
         if not self._stopped:

@@ -47,6 +47,11 @@ class Trip:
     noted_bytes: int | None = field(default=None)
     divided: bool = field(default=False)
 
+    @property
+    def left(self) -> int:
+        """How many of its tasks have not ended, nor been taken back."""
+        return sum(not future.done() for future in self.futures.values())
+
 
 class Trips:
     """All trips of one engine.

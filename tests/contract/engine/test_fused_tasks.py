@@ -135,6 +135,35 @@ def test_one_whose_worker_breaks_its_promise_takes_only_itself(engine):
     assert never_began(after)
 
 
+def counts_are(engine, *expected) -> bool:
+    """Whether the status comes to count so many outstanding and pending tasks; pools are slower than futures."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    status = engine.status()
+    while (status.outstanding_tasks, status.pending_tasks) != expected and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+        status = engine.status()
+    return (status.outstanding_tasks, status.pending_tasks) == expected
+
+
+def test_the_status_counts_tasks_not_trips(engine, gate):
+    held = [engine.submit(_short(b"wait:" + bytes(gate))) for _ in range(2)]
+    assert counts_are(engine, 2, 0)
+    waiting = engine.submit_all([_short() for _ in range(2 * DEEP)])
+    assert counts_are(engine, 2 + 2 * DEEP, 2 * DEEP)
+    gate.touch()
+    wait([*held, *waiting], DEADLINE_S)
+    assert counts_are(engine, 0, 0)
+
+
+def test_the_status_counts_what_is_left_of_a_trip(engine, gate):
+    before, long, after = trip_of(engine, b"echo:before", b"wait:" + bytes(gate), b"echo:after")
+    assert before.result(DEADLINE_S) == b"before"
+    assert never_began(after)
+    assert counts_are(engine, 1, 0)
+    gate.touch()
+    assert long.result(DEADLINE_S) == b"waited"
+
+
 def test_results_that_an_earlier_agent_did_not_get(engine, gate):
     before, long = trip_of(engine, b"echo:before", b"wait:" + bytes(gate))
     assert before.result(DEADLINE_S) == b"before"  # from the worker's notes
