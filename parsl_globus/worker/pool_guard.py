@@ -26,6 +26,7 @@ logger = logging.getLogger("parsl.parsl_globus.pool_guard")
 
 #: What Parsl calls its workers; the other child of a pool keeps what they share.
 _WORKER = "HTEX-Worker-"
+_KEEPER_DIED = "the process died that keeps what the workers share"
 #: How often the thread looks, in seconds: a few attributes.
 _TICK_S = 1.0
 #: Held for longer than this, in seconds, with work at hand, a lock is its dead holder's: living ones let go at once.
@@ -80,7 +81,10 @@ class PoolGuard:
         """
         now = {child.pid: child.name for child in multiprocessing.active_children() if child.pid is not None}
         died = [name for pid, name in self._children.items() if pid not in now]
-        # One may have died before it was ever seen: within a second, another stands in its place.
+        if all(name.startswith(_WORKER) for name in now.values()):
+            # It may have died before it was ever seen. Parsl then fails, and logs that, as fast as it can.
+            return _KEEPER_DIED
+        # A worker may have died before it was ever seen: within a second, another stands in its place.
         changed = now.keys() != self._children.keys()
         self._children = now
         if changed:
@@ -94,7 +98,7 @@ class PoolGuard:
 
     def _lost_for_good(self, died: Sequence[str]) -> str | None:
         if not all(name.startswith(_WORKER) for name in died):
-            return "the process died that keeps what the workers share"
+            return _KEEPER_DIED
         if not _is_free(self._pool.ready_worker_count.get_lock(), _HELD_S):
             return "a worker died with the lock of the count of those that are ready"
         silent = self._results.empty()

@@ -15,8 +15,19 @@ from parsl_globus.worker.pool_guard import PoolGuard
 SPAWN = multiprocessing.get_context("spawn")
 
 
+@pytest.fixture(scope="module")
+def keeper():
+    """Stands for the process that keeps what the workers share."""
+    process = SPAWN.Process(target=time.sleep, args=(600,), name="SyncManager-1")
+    process.start()
+    yield process
+    process.kill()
+    process.join()
+    process.close()
+
+
 @pytest.fixture
-def pool(monkeypatch):
+def pool(monkeypatch, keeper):
     monkeypatch.setattr(pool_guard, "_HELD_S", 0.2)
     pool = SimpleNamespace(
         pending_task_queue=SPAWN.Queue(),
@@ -88,8 +99,15 @@ def test_a_worker_that_died_before_it_was_seen_is_known_by_the_one_in_its_place(
         worker.close()
 
 
+def test_a_keeper_that_died_before_it_was_seen_ends_the_pool(pool, monkeypatch):
+    workers = [SimpleNamespace(pid=1, name="HTEX-Worker-0")]
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: workers)
+    assert "keeps what the workers share" in PoolGuard(pool).look()
+
+
 def test_without_a_death_no_lock_is_freed(pool):
     guarding = PoolGuard(pool)
+    assert guarding.look() is None
     pool.pending_task_queue._rlock.acquire()
     pool.pending_task_queue.put("task")
     assert guarding.look() is None
@@ -118,7 +136,7 @@ def test_what_can_not_be_mended_ends_the_pool(pool, guard, which):
         "results": pool.pending_result_queue._wlock,
     }.get(which)
     if lock is None:
-        assert "keeps what the workers share" in guard("SyncManager-1").look()
+        assert "keeps what the workers share" in guard("SyncManager-2").look()
         return
     guarding = guard()
     holder = threading.Thread(target=lock.acquire)  # one of these locks may be had again by the thread that has it
