@@ -6,12 +6,12 @@ importing the SDK takes longer than starting Python.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pybase64
 from pydantic_core import from_json
 
 from parsl_globus.errors import DecodeError
@@ -147,7 +147,7 @@ def unpack_runner_record(data: str) -> dict[str, Any]:
 
 def to_text(data: bytes) -> str:
     """Bytes as text for JSON."""
-    return base64.b64encode(data).decode("ascii")
+    return pybase64.b64encode_as_string(data)
 
 
 def from_text(text: str) -> bytes:
@@ -157,6 +157,6 @@ def from_text(text: str) -> bytes:
         DecodeError: It is no base64.
     """
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except ValueError as exc:
         raise DecodeError(what="base64 text", size_bytes=len(text), detail=str(exc)) from exc

@@ -2,7 +2,7 @@ def parsl_globus_runner(header, function, arguments):
     """Run one call of a Parsl app on any worker.
 
     This file is registered as the source of one function, so it stands alone, stays under 4 kB (stock agents send it
-    along with every task) and keeps its state in `sys.modules`, as it starts in a fresh namespace each time.
+    with every task) and keeps its state in `sys.modules`, as its namespace is new each time.
 
     Args:
         header: JSON text: Python ("any" for source) and Parsl of the sender, digest of the function.
@@ -24,6 +24,8 @@ def parsl_globus_runner(header, function, arguments):
 
     import dill
 
+    base64 = sys.modules.get("pybase64", base64)  # faster
+
     def encode(value):
         ours = sys.modules.get("_parsl_globus_by_value_1")  # there if something of the sender's own came
         try:
@@ -37,7 +39,7 @@ def parsl_globus_runner(header, function, arguments):
 
     sender = json.loads(header)
     python = "%d.%d" % sys.version_info[:2]
-    if sender["python"] not in (python, "any"):  # pickled code of another minor version can crash the interpreter
+    if sender["python"] not in (python, "any"):  # pickled code of another one can crash the interpreter
         try:
             from importlib.metadata import version
 
