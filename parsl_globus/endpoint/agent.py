@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from parsl_globus.endpoint import status_file
 from parsl_globus.endpoint.config.model import EndpointModel, EngineModel
 from parsl_globus.endpoint.control import Control
 from parsl_globus.endpoint.engine import Engine, WorkerSettings
-from parsl_globus.endpoint.failures import TASK_CANCELLED, TASK_LOST, failure
 from parsl_globus.endpoint.heartbeat import Heartbeat, IdleClock, publisher_for, with_port
 from parsl_globus.endpoint.htex_engine import HtexEngine
 from parsl_globus.endpoint.intake import Intake
 from parsl_globus.endpoint.marks import Marks
 from parsl_globus.endpoint.outbox import Outbox
 from parsl_globus.endpoint.outputs import prune
+from parsl_globus.endpoint.recovery import Recovery
 from parsl_globus.endpoint.site_commands import run_commands
-from parsl_globus.endpoint.spool import SPOOL_FILE, Recovered, Spool, SpooledTask
+from parsl_globus.endpoint.spool import SPOOL_FILE, Spool, SpooledTask
 from parsl_globus.endpoint.tidying import Tidying
+from parsl_globus.endpoint.trips import NOTES_FOLDER, LeftNotes
 from parsl_globus.errors import EndpointStartFailed
 from parsl_globus.wire.documents import AgentCredentials
 
@@ -101,6 +102,14 @@ class EndpointAgent:
             end_running=self._end_running,
             forget=self._forget_mark,
             on_failure=self._fail,
+        )
+        self._recovery = Recovery(
+            self._spool,
+            self._intake,
+            self._outbox,
+            marks=self._marks,
+            notes=LeftNotes(directory / NOTES_FOLDER),
+            retries=config.engine.max_retries_on_system_failure,
         )
         port = config.amqp_port
         self._tasks = Consumer(
@@ -180,39 +189,11 @@ class EndpointAgent:
         if left.accepted or left.handed_over:
             self._control.wait_heard()
         # The intake starts afterwards: it must know these tasks when it hears that one of them was cancelled.
-        self._recover(left)
+        self._recovery.answer_for(left)
         self._intake.start()
         self._beats.start()
         self._tasks.start()
         logger.info("Endpoint %s takes tasks", self.endpoint_id)
-
-    def _recover(self, left: Recovered) -> None:
-        """Answer for the tasks that an earlier agent left: run, or report as lost."""
-        if self._marks is not None:
-            self._marks.prune()
-        retries = self._config.engine.max_retries_on_system_failure if self._config.engine else 0
-        noted = self._engine.noted_results() if isinstance(self._engine, HtexEngine) else {}
-        for task in left.accepted:
-            self._intake.run_again(task)
-        for task in left.handed_over:
-            if task.task_id in noted and task.attempt <= 1:  # later ones don't share trips
-                self._outbox.put(task.task_id, noted[task.task_id])
-            elif self._take_back(task):
-                self._spool.taken_back(task.task_id)
-                self._intake.run_again(task)
-            elif self._marks is not None and self._marks.asked_to_end(task.task_id, task.attempt):
-                text = "The task was cancelled, and ended with its endpoint."
-                self._outbox.put(task.task_id, failure(task.task_id, TASK_CANCELLED, text))
-            elif task.failures < retries:
-                self._spool.failed(task.task_id)
-                self._intake.run_again(replace(task, failures=task.failures + 1))
-            else:
-                text = "The endpoint ended while it had this task, which had begun; it was not run again."
-                self._outbox.put(task.task_id, failure(task.task_id, TASK_LOST, text))
-        if left.results or left.accepted or left.handed_over:
-            logger.info(
-                "Recovered %d results and %d tasks", len(left.results), len(left.accepted) + len(left.handed_over)
-            )
 
     def _take_back(self, task: SpooledTask) -> bool:
         return self._marks is not None and self._marks.take_back(task.task_id, task.attempt)

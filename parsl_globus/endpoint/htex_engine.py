@@ -25,7 +25,7 @@ from parsl_globus.endpoint.local_blocks import LocalBlocks
 from parsl_globus.endpoint.marks import Marks
 from parsl_globus.endpoint.outputs import last_output, prune
 from parsl_globus.endpoint.pool_log import PoolLog
-from parsl_globus.endpoint.trips import LIMIT_S, NeverBegan, Trip, Trips
+from parsl_globus.endpoint.trips import LIMIT_S, NOTES_FOLDER, NeverBegan, Trip, Trips
 from parsl_globus.wire.fused import pack_bodies
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ class HtexEngine:
         self._trip_of: weakref.WeakKeyDictionary[Future[Any], Trip] = weakref.WeakKeyDictionary()
         if fuse and worker.marks_dir is not None:
             marks = Path(worker.marks_dir)
-            self._trips = Trips(marks.parent / "fused", Marks(marks), self._end, self._note_duration, self._held_up)
+            self._trips = Trips(
+                marks.parent / NOTES_FOLDER, Marks(marks), self._end, self._note_duration, self._held_up
+            )
 
     def start(self) -> None:
         """Start interchange and poller; the first blocks are asked for at once."""
@@ -142,10 +144,6 @@ class HtexEngine:
             else:
                 futures.update(self._submit_trip(self._trips, trip))
         return [futures[task.task_id] for task in tasks]
-
-    def noted_results(self) -> dict[uuid.UUID, bytes]:
-        """Results of short tasks that workers of an earlier agent noted; told once, after `start`."""
-        return {} if self._trips is None else self._trips.recover()
 
     def status(self) -> EngineStatus:
         """Ask the interchange, and sum up."""

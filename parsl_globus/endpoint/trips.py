@@ -18,6 +18,8 @@ from parsl_globus.wire.fused import FusedResult, split_results
 
 logger = logging.getLogger(__name__)
 
+#: Beside the folder of the marks.
+NOTES_FOLDER = "fused"
 #: After so long a worker begins no further task of a trip.
 LIMIT_S = 0.1
 #: How often trips under way are looked at, while there are any, in seconds. When none of a trip's tasks has ended
@@ -146,14 +148,6 @@ class Trips:
             for trip in trips:
                 self._deliver(trip, _read(trip.path))
 
-    def recover(self) -> dict[uuid.UUID, bytes]:
-        """Results that workers of an earlier agent noted, by task; they are forgotten by that."""
-        found = {}
-        for path in self._folder.iterdir():
-            found.update({result.task_id: result.body for result in split_results(_read(path))})
-            path.unlink(missing_ok=True)
-        return found
-
     def _deliver(self, trip: Trip, results: bytes) -> set[uuid.UUID]:
         tasks = {task.task_id: task for task in trip.tasks}
         done: set[uuid.UUID] = set()
@@ -208,6 +202,28 @@ class Trips:
             trip.divided = len(left) - taken_back <= 1
         if taken_back:
             logger.info("%d tasks wait no longer for task %s, which takes long", taken_back, left[0].task_id)
+
+
+class LeftNotes:
+    """What workers of an earlier agent have noted, which had perhaps other settings or another engine.
+
+    Args:
+        folder: Where; it needn't be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: list[Path] = []
+
+    def read(self) -> dict[uuid.UUID, bytes]:
+        """Results by task, also of tasks that were answered since."""
+        self._paths = list(self._folder.iterdir()) if self._folder.is_dir() else []
+        return {result.task_id: result.body for path in self._paths for result in split_results(_read(path))}
+
+    def forget(self) -> None:
+        """What was read is on disk elsewhere, or of no use."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
 
 def _noted_bytes(path: Path) -> int | None:

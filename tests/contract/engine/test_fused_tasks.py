@@ -12,6 +12,7 @@ import pytest
 from parsl_globus.endpoint.engine import EngineFailure, EngineTask
 from parsl_globus.endpoint.fusing import DEEP, Durations
 from parsl_globus.endpoint.marks import mark_name
+from parsl_globus.endpoint.trips import NOTES_FOLDER, LeftNotes
 
 DEADLINE_S = 60
 #: As in a result message: 0.1 ms.
@@ -27,7 +28,7 @@ def engine(started):
     engine = started("htex")
     yield engine
     deadline_s = time.monotonic() + DEADLINE_S
-    while list((engine.folder / "fused").iterdir()):  # a trip is over right after its last task's end
+    while list((engine.folder / NOTES_FOLDER).iterdir()):  # a trip is over right after its last task's end
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
 
@@ -167,7 +168,9 @@ def test_the_status_counts_what_is_left_of_a_trip(engine, gate):
 def test_results_that_an_earlier_agent_did_not_get(engine, gate):
     before, long = trip_of(engine, b"echo:before", b"wait:" + bytes(gate))
     assert before.result(DEADLINE_S) == b"before"  # from the worker's notes
-    assert b"before" in engine.noted_results().values()
-    assert engine.noted_results() == {}
+    notes = LeftNotes(engine.folder / NOTES_FOLDER)
+    assert b"before" in notes.read().values()
+    notes.forget()
+    assert notes.read() == {}
     gate.touch()
     assert long.result(DEADLINE_S) == b"waited"

@@ -115,7 +115,7 @@ def processes(site, *words):
     return found
 
 
-def wait_until(condition, timeout_s=30.0):
+def wait_until(condition, timeout_s=120.0):
     """For what only polling tells: processes and files."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -285,7 +285,7 @@ def test_an_endpoint_stops_at_once_while_it_sets_up_and_keeps_its_tasks(site, ex
     setup = f"touch '{begun}'; while [ ! -e '{go_on}' ]; do sleep 1; done"
     endpoint_id = site.start_endpoint("slow", config(top=f'endpoint_setup: "{setup}"'))
     future = executor_for(endpoint_id).submit(double, 4)
-    wait_until(begun.exists, 60)
+    wait_until(begun.exists)
     began_s = time.monotonic()
     site.stop_endpoint("slow")
     took_s = time.monotonic() - began_s
