@@ -556,6 +556,26 @@ class FunctionNotAllowed(TaskError):
         super().__init__(f"{which} does not allow this function: {detail}", endpoint_id=endpoint_id, detail=detail)
 
 
+class NotForRegisteredFunction(TaskError):
+    """A function of the executor's `function_ids` was called in a way that needs more to run than the function.
+
+    Attributes:
+        what: What can't go with it, for example "walltime".
+        function_id: The function's id.
+    """
+
+    what: str
+    function_id: str
+
+    def __init__(self, *, what: str, function_id: str) -> None:
+        super().__init__(
+            f"Function {function_id} runs as it was registered, so this call of it can't have what wraps a function on "
+            f"the worker: {what}. Leave it out, or have the function itself do it.",
+            what=what,
+            function_id=function_id,
+        )
+
+
 class TaskCancelled(TaskError):
     """The task was cancelled before it had a result."""
 

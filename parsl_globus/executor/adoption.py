@@ -8,6 +8,7 @@ The SDK documents no way to ask a `ComputeSerializer` for its strategies. Its at
 from __future__ import annotations
 
 import linecache
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from globus_compute_sdk.serialize import ComputeSerializer, DillDataBase64, Seri
 from globus_compute_sdk.serialize.concretes import DEFAULT_STRATEGY_CODE, DEFAULT_STRATEGY_DATA
 from globus_compute_sdk.serialize.facade import validate_strategylike
 
-from parsl_globus.errors import ConfigError, DecodeError
+from parsl_globus.errors import ConfigError, DecodeError, NotDeserializable
 from parsl_globus.wire import payload
 
 #: The name that the SDK gives `payload.JSON_RESULT_SERIALIZER`.
@@ -138,6 +139,32 @@ def unpack_record(data: str) -> dict[str, Any]:
     if not (isinstance(record, dict) and isinstance(record.get("kind"), str)):
         raise DecodeError(what="runner record", size_bytes=len(data), detail="it is no tagged record")
     return record
+
+
+def unpack_value(data: str) -> Any:
+    """The value of a function other than the runner, by whatever strategy of the SDK.
+
+    Raises:
+        NotDeserializable: It can't be unpickled here.
+    """
+    try:
+        return ComputeSerializer().deserialize(data)
+    except Exception as exc:  # of many kinds
+        raise NotDeserializable(what="the result", detail=f"{type(exc).__name__}: {exc}") from exc
+
+
+def as_endpoint_id(value: uuid.UUID | str | None) -> uuid.UUID:
+    """The id of the executor's endpoint, which it needs.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if value is None:
+        raise ConfigError("GlobusComputeExecutor needs an endpoint_id, or an executor that has one.")
+    try:
+        return uuid.UUID(str(value))
+    except ValueError as exc:
+        raise ConfigError(f"'{value}' is not the id of an endpoint; 'parsl-globus endpoint list' shows them.") from exc
 
 
 def _unless_default(strategy: SerializationStrategy, default: SerializationStrategy) -> SerializationStrategy | None:

@@ -29,7 +29,7 @@ from parsl_globus.errors import (
     SubmissionUncertain,
 )
 from parsl_globus.executor.outcome import fail
-from parsl_globus.executor.submission import FUNCTION_NOT_FOUND
+from parsl_globus.executor.submission import FUNCTION_NOT_FOUND, is_runners
 from parsl_globus.wire.documents import DEFAULT_PAYLOAD_LIMIT_BYTES, Submitted
 from parsl_globus.wire.payload import Payload
 
@@ -51,7 +51,8 @@ class Waiting:
     """A task that waits to be submitted.
 
     Attributes:
-        payload: The packed arguments of the runner, or what they are packed from when they are sent.
+        payload: The packed arguments of the runner, or what they are packed from when they are sent; those of another
+            function if the group names one.
         future: Whom to answer.
         group: Tasks with the same group can share a POST: specification and user configuration as JSON.
     """
@@ -261,7 +262,7 @@ class Batcher:
         try:
             reply = self._post(batch)
         except RequestRefused as exc:
-            if exc.code == FUNCTION_NOT_FOUND and not renewed:
+            if exc.code == FUNCTION_NOT_FOUND and _may_renew(batch, renewed):
                 self._send_anew(batch)
             else:
                 self._refused(batch, exc, renewed=renewed)
@@ -356,7 +357,7 @@ class Batcher:
                 continue
             refusal = refusals.get(position)
             code = refusal.code if refusal else "TASK_IGNORED"
-            if code == FUNCTION_NOT_FOUND and not renewed:
+            if code == FUNCTION_NOT_FOUND and _may_renew(batch, renewed):
                 forgotten.append(task)
                 continue
             reason = refusal.reason if refusal else "its answer has no id for this task"
@@ -381,6 +382,10 @@ class Batcher:
             self._waiting.clear()
         for task in left:
             fail(task.future, error)
+
+
+def _may_renew(batch: list[Waiting], renewed: bool) -> bool:
+    return not renewed and is_runners(batch[0].group)
 
 
 def _is_wanted(future: Future[Any]) -> bool:

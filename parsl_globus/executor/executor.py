@@ -19,14 +19,13 @@ from parsl.utils import RepresentationMixin
 from parsl_globus.client.connect import default_client, is_self_hosted
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import (
-    ConfigError,
     DecodeError,
     ExecutorShutDown,
     ParslGlobusError,
     PayloadTooLarge,
     ServiceError,
 )
-from parsl_globus.executor.adoption import serializers_of, settings_of
+from parsl_globus.executor.adoption import as_endpoint_id, serializers_of, settings_of
 from parsl_globus.executor.batcher import ENVELOPE_BYTES, HOSTED_RATE, Batcher, RateLimit, Waiting
 from parsl_globus.executor.calls import Calls
 from parsl_globus.executor.cancel import Cancellation, CancelOutcome
@@ -38,6 +37,7 @@ from parsl_globus.executor.journal_resume import Service, take_up
 from parsl_globus.executor.object_places import place_of
 from parsl_globus.executor.object_store import DEFAULT_THRESHOLD_BYTES, ObjectFuture, ObjectStore
 from parsl_globus.executor.outcome import Monitor, fail
+from parsl_globus.executor.registered import RegisteredFunctions
 from parsl_globus.executor.results import Results
 from parsl_globus.executor.streams import StreamsFuture, names_for_worker, streams_of, with_streams
 from parsl_globus.executor.submission import Submission, group_of, warn_if_offline
@@ -51,6 +51,7 @@ from parsl_globus.wire.documents import (
     EXTENSION_IDEMPOTENCY,
     EXTENSION_PER_TASK,
 )
+from parsl_globus.wire.payload import Payload
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             connector of ProxyStore; `"service"` for the blobs of a service of one's own; or the URL by which workers
             reach it for that. `None` sends all with the task, and what is too large fails with `PayloadTooLarge`.
         object_threshold_bytes: Larger values go by reference.
+        function_ids: Functions that are registered already, by app (or function): for endpoints that run listed ones
+            only, see "Endpoints that run listed functions only" in the documentation. All others go as ever.
         journal: A file that remembers what was submitted: a workflow that was killed and is started again takes up
             its tasks instead of running them twice, see "Starting again" in the documentation.
         journal_limit_bytes: How much the journal may keep, in bytes; then it forgets the oldest results.
@@ -125,6 +128,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         offline_timeout_s: float | int | None = None,
         object_store: Any = None,
         object_threshold_bytes: int = DEFAULT_THRESHOLD_BYTES,
+        function_ids: Mapping[Any, uuid.UUID | str] | None = None,
         journal: str | Path | None = None,
         journal_limit_bytes: int = DEFAULT_LIMIT_BYTES,
     ) -> None:
@@ -133,7 +137,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             endpoint_id, executor = None, endpoint_id
         lent = settings_of(executor)
         self.label = label
-        self.endpoint_id = _as_endpoint_id(endpoint_id or lent.endpoint_id)
+        self.endpoint_id = as_endpoint_id(endpoint_id or lent.endpoint_id)
         self.executor = executor
         self.client = client or lent.client
         self.resource_specification = resource_specification or lent.resource_specification
@@ -148,10 +152,12 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         self.offline_timeout_s = offline_timeout_s
         self.object_store = object_store
         self.object_threshold_bytes = object_threshold_bytes
+        self.function_ids = function_ids
         self.journal = journal
         self.journal_limit_bytes = journal_limit_bytes
 
         self._serializers = serializers_of(executor, client)
+        self._registered = RegisteredFunctions(function_ids, self._serializers, label=label)
         self._calls = Calls(Encoder(self._serializers), self._submit_again, label=label)
         self._make_place = place_of(object_store)
         self._objects: ObjectStore | None = None
@@ -263,6 +269,11 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             if self._batcher is None:
                 raise ExecutorShutDown(label=self.label)
             specification = resource_specification or self.resource_specification or {}
+            registered = self._registered.find(func)
+            if registered is not None:
+                group = group_of(specification, self.user_endpoint_config, registered.function_id)
+                self._put(future, group, self._registered.enter(future, registered, args, kwargs, group, self._journal))
+                return future
             group = group_of(specification, self.user_endpoint_config)
             journal = self._journal
             if journal is not None:
@@ -318,11 +329,15 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             self._batcher.stop()
         if self._results is not None:
             self._results.stop(ExecutorShutDown(label=self.label))
-        self._stop_objects()
+        if self._objects is not None:
+            self._objects.stop(ExecutorShutDown(label=self.label))
+            self._objects = None
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
-        self._close_journal()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         for service in (self._service, self._view):
             if service is not None:
                 service.close()
@@ -370,9 +385,11 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> None:
+        self._put(future, group, self._calls.encode(future, group, func, args, kwargs))
+
+    def _put(self, future: Future[Any], group: tuple[str, str], payload: Payload) -> None:
         if self._batcher is None:
             raise ExecutorShutDown(label=self.label)
-        payload = self._calls.encode(future, group, func, args, kwargs)
         if len(payload) > DEFAULT_PAYLOAD_LIMIT_BYTES - ENVELOPE_BYTES:
             raise PayloadTooLarge(size_bytes=len(payload), limit_bytes=DEFAULT_PAYLOAD_LIMIT_BYTES)
         self._batcher.put(Waiting(payload=payload, future=future, group=group))
@@ -411,16 +428,6 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
             durable=self.journal is not None,
         )
 
-    def _stop_objects(self) -> None:
-        if self._objects is not None:
-            self._objects.stop(ExecutorShutDown(label=self.label))
-            self._objects = None
-
-    def _close_journal(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-
     def _start_monitoring(self) -> Monitor | None:
         """With monitoring on, Parsl has given a queue by now, and a receiver of the radio."""
         if self.monitoring_messages is None:
@@ -438,12 +445,3 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         if view is None:
             return {}
         return view.endpoint_status(user_endpoint_id or self.endpoint_id).get("details") or {}
-
-
-def _as_endpoint_id(value: uuid.UUID | str | None) -> uuid.UUID:
-    if value is None:
-        raise ConfigError("GlobusComputeExecutor needs an endpoint_id, or an executor that has one.")
-    try:
-        return uuid.UUID(str(value))
-    except ValueError as exc:
-        raise ConfigError(f"'{value}' is not the id of an endpoint; 'parsl-globus endpoint list' shows them.") from exc

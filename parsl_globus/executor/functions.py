@@ -124,23 +124,37 @@ class Encoder:
 def _encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, as_source: bool = False) -> str:
     call = (tuple(args), dict(kwargs))
     try:
-        return payload.to_text(_pickle(call, as_source=as_source))
+        return payload.to_text(pickled_value(call, as_source=as_source))
     except NoSource:
         raise
     except Exception as exc:
-        for name, value in [*((f"argument {i}", a) for i, a in enumerate(args)), *_named(kwargs)]:
-            try:
-                _pickle(value)
-            except Exception as cause:
-                raise NotSerializable(what=name, detail=_describe(cause)) from cause
-        raise NotSerializable(what="the arguments together", detail=_describe(exc)) from exc
+        raise not_serializable(args, kwargs, exc, pickled_value) from exc
+
+
+def not_serializable(
+    args: Sequence[Any], kwargs: Mapping[str, Any], exc: Exception, encode: Callable[[Any], Any]
+) -> NotSerializable:
+    """Which of these arguments can't be encoded, and why.
+
+    Args:
+        args: Of the call.
+        kwargs: Of the call.
+        exc: What encoding all of them raised.
+        encode: Encodes one.
+    """
+    for name, value in [*((f"argument {i}", a) for i, a in enumerate(args)), *_named(kwargs)]:
+        try:
+            encode(value)
+        except Exception as cause:  # noqa: BLE001 - whatever its own reduction raises
+            return NotSerializable(what=name, detail=_describe(cause))
+    return NotSerializable(what="the arguments together", detail=_describe(exc))
 
 
 def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(f"argument '{name}'", value) for name, value in kwargs.items()]
 
 
-def _pickle(value: Any, *, as_source: bool = False) -> bytes:
+def pickled_value(value: Any, *, as_source: bool = False) -> bytes:
     """Pickle; by value only where it is needed, as that is several times slower."""
     return by_value.dumps_quickly(value) or by_value.dumps(value, as_source=as_source)
 

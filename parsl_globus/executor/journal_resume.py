@@ -16,7 +16,7 @@ from parsl_globus.errors import NotAuthorized, RequestRefused, SubmissionUncerta
 from parsl_globus.executor.batcher import Batcher, Waiting
 from parsl_globus.executor.journal import Entry, Journal, entry_of
 from parsl_globus.executor.journal_file import Batch
-from parsl_globus.executor.outcome import complete_from_status, fail
+from parsl_globus.executor.outcome import PLAIN, complete_from_status, fail
 from parsl_globus.wire.documents import Submitted, TaskStatus
 
 logger = logging.getLogger(__name__)
@@ -184,6 +184,8 @@ def _at(task_ids: Sequence[uuid.UUID | None], place: int) -> uuid.UUID | None:
 def _succeed(future: Future[Any], status: TaskStatus) -> bool:
     """Complete the future if this is a result, and none of an app that has raised."""
     tried: Future[Any] = Future()
+    if getattr(future, PLAIN, False):
+        setattr(tried, PLAIN, True)
     complete_from_status(tried, status)
     if tried.exception() is not None:
         return False

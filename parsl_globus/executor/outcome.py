@@ -26,7 +26,7 @@ from parsl_globus.errors import (
     WorkerLost,
 )
 from parsl_globus.executor import by_value
-from parsl_globus.executor.adoption import unpack_record
+from parsl_globus.executor.adoption import unpack_record, unpack_value
 from parsl_globus.executor.functions import sender_versions
 from parsl_globus.executor.source_code import NotForThisPython
 from parsl_globus.wire.documents import TaskStatus
@@ -38,6 +38,8 @@ Monitor = Callable[[object, str | None], None]
 
 #: Where a future keeps a `Sent` as long as its call may have to go again.
 SENT = "parsl_globus_sent"
+#: Set for a future whose task runs another function than the runner: its result is no record, but the value.
+PLAIN = "parsl_globus_plain"
 #: Set for a future whose call went as source.
 AS_SOURCE = "parsl_globus_as_source"
 
@@ -79,7 +81,7 @@ def complete_from_message(
         fail(future, _failure(result.task_id, result.error_details.code, result.data, sent_to))
     else:
         endpoint_id = (result.details or {}).get("endpoint_id")
-        _complete_from_record(future, result.task_id, result.data, monitor, str(endpoint_id))
+        _complete(future, result.task_id, result.data, monitor, str(endpoint_id))
 
 
 def complete_from_status(
@@ -87,7 +89,7 @@ def complete_from_status(
 ) -> None:
     """Complete `future` with what the service says over REST of an ended task; see `complete_from_message`."""
     if status.result is not None:
-        _complete_from_record(future, status.task_id, status.result, monitor)
+        _complete(future, status.task_id, status.result, monitor)
     else:
         text = status.exception or status.reason or "The service keeps no result of this task any more."
         fail(future, _failure(status.task_id, status.reason or "RemoteExecutionError", text, sent_to))
@@ -133,6 +135,20 @@ _KINDS: dict[str, type[TaskFailed]] = {
     "TaskLost": TaskLost,
     "WorkerLost": WorkerLost,
 }
+
+
+def _complete(
+    future: Future[Any], task_id: uuid.UUID, data: str, monitor: Monitor | None, endpoint_id: str | None = None
+) -> None:
+    if not getattr(future, PLAIN, False):
+        _complete_from_record(future, task_id, data, monitor, endpoint_id)
+        return
+    try:
+        future.set_result(unpack_value(data))
+    except InvalidStateError:
+        pass  # as in `fail`
+    except NotDeserializable as exc:
+        fail(future, exc)
 
 
 def _complete_from_record(

@@ -11,12 +11,15 @@ from typing import Any
 
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import EndpointNotFound, NotSerializable, RequestRefused
+from parsl_globus.executor.adoption import OWN
 from parsl_globus.wire.documents import FunctionRegistration, Submitted
 
 logger = logging.getLogger(__name__)
 
 #: How a service says that it does not know the function of a task; then it has taken none of its tasks.
 FUNCTION_NOT_FOUND = "FUNCTION_NOT_FOUND"
+#: Where a group tells the id of a function other than the runner.
+_FUNCTION = "parsl_globus_function_id"
 
 
 class Submission:
@@ -25,7 +28,7 @@ class Submission:
     Args:
         service: Where to send them.
         endpoint_id: Who runs the tasks.
-        runner: The function of all tasks.
+        runner: The function of all tasks whose group names no other.
         runner_id: Its id, as it is registered.
         result_serializers: Strategies for results, in order of preference.
         per_task: Whether the service can refuse single tasks.
@@ -57,23 +60,24 @@ class Submission:
 
         Args:
             group: What they need, see `group_of`.
-            payloads: The runner's packed arguments.
+            payloads: The function's packed arguments.
             key: Idempotency key, where the service knows of such.
 
         Raises:
             EndpointNotFound: The service knows no such endpoint.
             ServiceError: As from `ServiceClient.submit`.
         """
-        specification, user_config = group
-        submission: dict[str, Any] = {
-            "tasks": {str(self._runner_id): payloads},
-            "create_queue": True,
-            "result_serializers": self._result_serializers,
-        }
+        needs, user_config = group
+        specification = json.loads(needs) if needs else {}
+        function_id = specification.pop(_FUNCTION, None)
+        submission: dict[str, Any] = {"tasks": {function_id or str(self._runner_id): payloads}, "create_queue": True}
+        # JSON, which the runner's record is made for, would change the values of other functions.
+        if function_id is None or self._result_serializers != list(OWN.results):
+            submission["result_serializers"] = self._result_serializers
         if self.task_group_id is not None:
             submission["task_group_id"] = str(self.task_group_id)
         if specification:
-            submission["resource_specification"] = json.loads(specification)
+            submission["resource_specification"] = specification
         if user_config:
             submission["user_endpoint_config"] = json.loads(user_config)
         try:
@@ -138,20 +142,30 @@ def not_found(endpoint_id: uuid.UUID) -> EndpointNotFound:
     return EndpointNotFound(endpoint=str(endpoint_id), hint=hint)
 
 
-def group_of(specification: Mapping[str, Any], user_config: Mapping[str, Any] | None) -> tuple[str, str]:
+def group_of(
+    specification: Mapping[str, Any], user_config: Mapping[str, Any] | None, function_id: uuid.UUID | None = None
+) -> tuple[str, str]:
     """What decides which tasks can share a request, as JSON: specification and user configuration.
 
-    The specification's key `user_endpoint_config` wins over the second argument.
+    The specification's key `user_endpoint_config` wins over the second argument. The id of a function other than the
+    runner goes along with the specification.
 
     Raises:
         NotSerializable: One of them is no JSON.
     """
     specification = dict(specification)
     user_config = specification.pop("user_endpoint_config", user_config)
+    if function_id is not None:
+        specification[_FUNCTION] = str(function_id)
     return _shared(
         _as_json("the parsl_resource_specification", specification),
         _as_json("the user_endpoint_config", user_config),
     )
+
+
+def is_runners(group: tuple[str, str]) -> bool:
+    """Whether tasks of this group are calls of the runner, which can be registered anew."""
+    return _FUNCTION not in group[0]
 
 
 @functools.lru_cache(maxsize=256)

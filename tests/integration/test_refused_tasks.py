@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import uuid
 from contextlib import contextmanager
 
+import parsl
 import pytest
 from once import DEADLINE_S, Work
+from parsl import Config, python_app
 
 from parsl_globus import GlobusComputeExecutor, connect
 from parsl_globus.client.home import Credentials
-from parsl_globus.errors import FunctionNotAllowed, NotAuthorized
+from parsl_globus.errors import FunctionNotAllowed, NotAuthorized, NotForRegisteredFunction, RequestRefused, TaskFailed
 from parsl_globus.executor.submission import Submission
 
 #: Runs nothing of ours: each start of an executor registers its function, and no list has that one's id.
@@ -90,6 +93,32 @@ def test_an_endpoint_of_listed_functions_as_only_its_site_knows(site):
             error = future.exception(DEADLINE_S)
             assert isinstance(error, FunctionNotAllowed), error
             assert error.endpoint_id == str(executor.endpoint_id)
+
+
+def split(number, by=2):
+    return divmod(number, by)
+
+
+def test_functions_that_an_endpoint_lists_are_called_by_their_ids(site, tmp_path):
+    client = site.client()
+    # As the endpoint's owner does; as source, since no worker could import this module.
+    function_id = client.register_source_code(inspect.getsource(split), "split")
+    endpoint_id = site.start_endpoint("splits", THREADS + f"allowed_functions: [{function_id}]\n")
+    listed, forgotten, other = python_app(split), python_app(lambda: 1), python_app(lambda number: number)
+    function_ids = {listed: function_id, forgotten: str(uuid.uuid4())}
+    executor = GlobusComputeExecutor(endpoint_id, client=client, function_ids=function_ids)
+    config = Config(executors=[executor], run_dir=str(tmp_path / "runinfo"), initialize_logging=False)
+    with parsl.load(config):
+        futures = [listed(number, by=3) for number in range(20)]
+        raised, walltime, unlisted, unknown = listed(1, by=0), listed(1, walltime=9), other(1), forgotten()
+        assert [future.result(DEADLINE_S) for future in futures] == [divmod(number, 3) for number in range(20)]
+        error = raised.exception(DEADLINE_S)
+        assert isinstance(error, TaskFailed), error
+        assert "ZeroDivisionError" in error.remote_traceback
+        assert isinstance(walltime.exception(DEADLINE_S), NotForRegisteredFunction)
+        assert isinstance(unlisted.exception(DEADLINE_S), FunctionNotAllowed)
+        # Not listed either; which of the two is told first is the service's affair.
+        assert isinstance(unknown.exception(DEADLINE_S), (FunctionNotAllowed, RequestRefused))
 
 
 # ---- people -----------------------------------------------------------------------------------------------------

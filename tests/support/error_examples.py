@@ -33,6 +33,7 @@ EXAMPLES = [
     errors.ObjectStoreFailed(what="the result", detail="no room", host="nid1", transient=True),
     errors.WorkerLacksModule(module="proxystore", host="nid1"),
     errors.FunctionNotAllowed(endpoint_id="e", detail="not listed"),
+    errors.NotForRegisteredFunction(what="walltime", function_id="f"),
     errors.TaskCancelled(detail="by its owner"),
     errors.ExecutorShutDown(label="polaris"),
     errors.JournalError(path="run.journal", detail="it is not a file"),
