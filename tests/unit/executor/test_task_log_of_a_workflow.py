@@ -52,11 +52,11 @@ class Here(ParslExecutor):
 
     def end_next(self, outcome: Any) -> None:
         future, task_id = self.submitted.get(timeout=60)
+        deadline = time.monotonic() + 60
+        while future.parsl_task is None:  # else what has ended by then has no record with it
+            assert time.monotonic() < deadline, "Parsl does not tell its id"
+            time.sleep(0.001)
         if not self.early:
-            deadline = time.monotonic() + 60
-            while future.parsl_task is None:
-                assert time.monotonic() < deadline, "Parsl does not tell its id"
-                time.sleep(0.001)
             self.log.submitted([task_id], [future])
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
