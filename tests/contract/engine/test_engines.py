@@ -33,6 +33,12 @@ def test_many_at_once_end_with_their_own_bytes(engine):
     assert engine.submit_all([]) == []
 
 
+def test_long_messages_come_and_go_whole(engine):
+    bodies = [bytes([number]) * 1_000_000 for number in range(3)]
+    futures = engine.submit_all([_task(b"echo:" + body) for body in bodies])
+    assert [future.result(60) for future in futures] == bodies
+
+
 def test_the_worker_is_told_what_it_needs(engine):
     task = EngineTask(uuid.uuid4(), b"who", result_serializers=["a.B"])
     task_id, endpoint_id, run_dir, rest = engine.submit(task).result(30).decode().split(" ", 3)
