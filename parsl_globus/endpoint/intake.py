@@ -206,11 +206,12 @@ class Intake:
                 answers.refuse(nameless, requeue=False)
         refusals = {one.task.task_id: one.refusal for one in parsed if one.refusal is not None}
         fresh = self._spool.accept([one.task for one in parsed], handed_over=True)
+        # Before anything else, as what has been accepted runs in any case.
+        self._submit([task for task in fresh if task.task_id not in refusals])
         for answers, named in taken:
             answers.acknowledge(named)  # and none twice, for which brokers close the channel
         self.received += len(fresh)
         self._log.note("Accepted", [task.task_id for task in fresh])
-        self._submit([task for task in fresh if task.task_id not in refusals])
         for task in fresh:
             refusal = refusals.get(task.task_id)
             if refusal is not None:

@@ -143,14 +143,15 @@ class Outbox:
         confirmed = [item.task_id for item in items if isinstance(item, _Confirmed)]
         if fresh:
             self._spool.finish([(item.task_id, item.body) for item in fresh])
-            self._on_spooled([item.task_id for item in fresh])
-            self._note_ended(fresh)
         now_s = time.monotonic()
         self._retries.extend((now_s + RETRY_AFTER_S, item.result) for item in items if isinstance(item, _Refused))
         ended.extend(item for due_s, item in self._retries if due_s <= now_s)
         self._retries = [entry for entry in self._retries if entry[0] > now_s]
         for item in ended:
             self._send(item)
+        if fresh:
+            self._on_spooled([item.task_id for item in fresh])
+            self._note_ended(fresh)
         if confirmed:
             self._spool.confirmed(confirmed)
             with self._count:
