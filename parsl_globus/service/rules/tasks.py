@@ -150,8 +150,8 @@ class TaskRules:
         # That a key is taken shows when its submission is stored. It is not looked up before, for hardly any ever is.
         try:
             return await self._accept(caller, endpoint_id, submission, key, per_task)
-        except RequestRefused:
-            # What was accepted the first time might be refused now.
+        except (DuplicateSubmission, RequestRefused):
+            # What was accepted the first time might be refused now. It may have been purged, days after it was sent.
             stored = await self._store.submission_reply(caller.identity_id, key)
             if stored is None:
                 raise
@@ -172,13 +172,9 @@ class TaskRules:
             await self._queues.declare_group(group)
         try:
             user_endpoint, record = await self._store_tasks(caller, endpoint_id, submission, group, key, plan)
-        except DuplicateSubmission:
-            stored = await self._store.submission_reply(caller.identity_id, key or "")
-            if stored is None:
-                raise  # Purged in between, days after it was sent.
-            return stored
-        except GroupTaken as exc:
-            raise refusals.group_forbidden(group.group_id) from exc
+        except (DuplicateSubmission, RequestRefused):
+            await self._undeclare(group)
+            raise
         self._remember_group(group)
         if plan.tasks:
             await self._send(user_endpoint.endpoint_id, record, plan)
@@ -213,6 +209,8 @@ class TaskRules:
                 record = replace(record, sender=self._dispatcher.sender if plan.tasks else None)
                 await self._store.add_submission(record, plan.tasks)
                 return user_endpoint, record
+            except GroupTaken as exc:
+                raise refusals.group_forbidden(group.group_id) from exc
             except EndpointGone:
                 # Another process has deleted it; it may have been registered again since.
                 await self._registry.refresh()
@@ -238,6 +236,15 @@ class TaskRules:
         if known.owner_id != caller.identity_id:
             raise refusals.group_forbidden(group_id)
         return known if known.has_queue or not submission.create_queue else replace(known, has_queue=True)
+
+    async def _undeclare(self, group: GroupRecord) -> None:
+        """Remove the queue of a group that has not come into being."""
+        stored = await self._store.group(group.group_id)
+        if group.has_queue and (stored is None or stored.owner_id != group.owner_id or not stored.has_queue):
+            try:
+                await self._queues.delete_group(group)
+            except LinkError as exc:
+                logger.warning("The queue of task group %s is of no use, and can't be removed: %s", group.group_id, exc)
 
     def _remember_group(self, group: GroupRecord) -> None:
         if len(self._groups) >= _GROUPS_CACHED:

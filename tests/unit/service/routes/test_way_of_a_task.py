@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 
+import pika.exceptions
 import pytest
 from service_thread import ServiceThread, UserEndpoint
 
@@ -92,6 +93,19 @@ def test_the_same_key_gives_the_same_reply_and_nothing_twice(rest, manager, clos
     assert site.inbox.waiting() == 0
     refused = rest.call("POST", f"/v3/endpoints/{manager.endpoint_id}/submit", {}, headers={"Idempotency-Key": "x"})
     assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_IDEMPOTENCY_KEY")
+
+
+def test_the_same_key_with_another_group_leaves_no_queue_behind(rest, manager, closing):
+    function_id, headers = rest.function(), {"Idempotency-Key": str(uuid.uuid4())}
+    first, other = str(uuid.uuid4()), str(uuid.uuid4())
+    reply = rest.submit(manager.endpoint_id, function_id, ["a"], headers, task_group_id=first)
+    assert rest.submit(manager.endpoint_id, function_id, ["a"], headers, task_group_id=other) == reply
+    assert rest.submit(manager.endpoint_id, function_id, ["a"], headers, task_group_id=first) == reply
+    assert closing(rest.results(first)).waiting() == 0
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="404"):
+        closing(rest.results(other)).waiting()
+    rest.submit(manager.endpoint_id, function_id, ["b"], task_group_id=other)
+    assert closing(rest.results(other)).waiting() == 0
 
 
 @pytest.mark.parametrize("more", [{}, {"Prefer": "per-task"}])
