@@ -88,7 +88,10 @@ class Consumer:
         self._on_deleted = on_deleted
         self._gathered: list[Delivery] = []
         self._channel: Channel | None = None
-        self._answered = 0  # all deliveries of the channel up to this tag; the broker counts from 1
+        #: Of the channel: the tag up to which all deliveries are answered, the highest that is, and those in between
+        #: that are not. The broker counts from 1.
+        self._answered, self._highest = 0, 0
+        self._open: set[int] = set()
         self._link = Link(
             url, name=name, on_channel=self._consume, give_up_after_s=give_up_after_s, on_give_up=on_give_up
         )
@@ -112,9 +115,9 @@ class Consumer:
 
         def send() -> None:
             for channel, tags in _by_channel(acknowledged):
-                if self._are_next(channel, tags):
+                if self._completes(channel, tags):
                     # One answer for all: each is a frame, and a system call, here and at the broker.
-                    channel.basic_ack(tags[-1], multiple=True)
+                    channel.basic_ack(max(tags), multiple=True)
                 else:
                     for tag in tags:
                         channel.basic_ack(tag)
@@ -128,7 +131,7 @@ class Consumer:
 
         def send() -> None:
             for channel, tags in _by_channel(refused):
-                self._are_next(channel, tags)
+                self._completes(channel, tags)
                 for tag in tags:
                     channel.basic_nack(tag, requeue=requeue)
 
@@ -137,21 +140,28 @@ class Consumer:
 
     # ---- on the link's thread -----------------------------------------------------------------------------------
 
-    def _are_next(self, channel: Channel, tags: Sequence[int]) -> bool:
-        """Whether all that came before these has been answered, on this channel; these count as answered then.
-
-        Once something was answered out of turn it is `False` for good, until there is a new channel: what is open then
-        need not be remembered.
-        """
-        first = self._answered + 1
-        if channel is not self._channel or list(tags) != list(range(first, first + len(tags))):
+    def _completes(self, channel: Channel, tags: Sequence[int]) -> bool:
+        """Note that these are answered; whether by that, all that came up to the last of them is."""
+        if channel is not self._channel:
             return False
-        self._answered = tags[-1]
-        return True
+        last = self._highest
+        if not self._open and list(tags) == list(range(last + 1, last + 1 + len(tags))):
+            self._answered = self._highest = tags[-1]  # as nearly always
+            return True
+        for tag in tags:
+            if tag > self._highest:
+                self._open.update(range(self._highest + 1, tag))
+                self._highest = tag
+            else:
+                self._open.discard(tag)
+        while self._answered < self._highest and self._answered + 1 not in self._open:
+            self._answered += 1
+        return self._answered >= max(tags)
 
     def _consume(self, channel: Channel) -> None:
         self._gathered = []
-        self._channel, self._answered = channel, 0
+        self._channel = channel
+        self._answered, self._highest, self._open = 0, 0, set()
         channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
         channel.add_on_close_callback(self._closed)
         if self._prefetch:

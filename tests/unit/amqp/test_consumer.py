@@ -69,6 +69,31 @@ def test_deliveries_in_turn_are_acknowledged_by_one_answer(bench, consumer, sink
     assert answers == [100, 300]
 
 
+def test_what_is_answered_out_of_turn_costs_single_answers_only_until_all_before_it_is(
+    bench, consumer, sink, monkeypatch
+):
+    answers = []
+    answer = Channel.basic_ack
+    monkeypatch.setattr(
+        Channel,
+        "basic_ack",
+        lambda self, tag, multiple=False: (answers.append((tag, multiple)), answer(self, tag, multiple)),
+    )
+    bench.publish(*[b"%d" % i for i in range(300)])
+    got = sink.get(300)
+    consumer.refuse(got[2:3], requeue=False)
+    consumer.acknowledge(got[3:5])
+    consumer.acknowledge(got[8:10])
+    consumer.acknowledge([got[7], *got[5:7]])
+    consumer.acknowledge(got[:2])
+    consumer.acknowledge(got[10:200])
+    consumer.acknowledge(got[200:])
+    consumer.stop()
+    bench.wait_length(bench.tasks, 0)
+    single = [(tag, False) for tag in (4, 5, 9, 10, 8, 6, 7)]
+    assert answers == [*single, (2, True), (200, True), (300, True)]
+
+
 def test_what_is_answered_out_of_turn_answers_for_nothing_else(bench, consumer, sink, proxy):
     bench.publish(*[b"%d" % i for i in range(10)])
     got = sink.get(10)
