@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import uuid
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 from parsl.app.errors import RemoteExceptionWrapper
 
+from parsl_globus.client.rest import STATUS_BATCH
 from parsl_globus.errors import NotAuthorized, RequestRefused, SubmissionUncertain
 from parsl_globus.executor.batcher import Batcher, Waiting
 from parsl_globus.executor.journal import Entry, Journal, entry_of
@@ -27,7 +29,7 @@ class Service:
     """What is asked of the service.
 
     Attributes:
-        statuses: Where tasks stand.
+        statuses: Where tasks stand, at most `STATUS_BATCH` of them.
         post: Submits: group, payloads and idempotency key to the reply.
         submitted: Takes tasks that are with the service: task ids and futures.
         idempotent: Whether it recognises a repeated submission by its key.
@@ -160,10 +162,14 @@ class Resumption:
         return again
 
     def _statuses(self, task_ids: list[uuid.UUID]) -> dict[uuid.UUID, TaskStatus]:
-        if not task_ids:
-            return {}
-        what = f"asking for {len(task_ids)} tasks of before"
-        return self._batcher.insist(lambda: self._service.statuses(task_ids), what=what, repeatable=True)
+        found: dict[uuid.UUID, TaskStatus] = {}
+        # Each request is insisted on, so that a service that has enough in between is not asked for all of them again.
+        for start in range(0, len(task_ids), STATUS_BATCH):
+            some = task_ids[start : start + STATUS_BATCH]
+            what = f"asking for {len(some)} of {len(task_ids)} tasks of before"
+            ask = functools.partial(self._service.statuses, some)
+            found.update(self._batcher.insist(ask, what=what, repeatable=True))
+        return found
 
 
 def _entry(task: Waiting) -> Entry:

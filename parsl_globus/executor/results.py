@@ -39,6 +39,8 @@ RECONCILE_PERIOD_S = 60.0
 RECONCILE_SHARE = 0.05
 #: How soon they are asked for again when the service did not answer.
 RETRY_PERIOD_S = 2.0
+#: And at most this often for results that could not be read, which may come as often as others.
+DOUBT_PERIOD_S = 10.0
 #: How often it is looked whether the endpoint is there, if a task may only wait so long for it.
 OFFLINE_CHECK_PERIOD_S = 2.0
 
@@ -94,6 +96,8 @@ class Results:
         self._not_authorized: NotAuthorized | None = None  # why there is no stream, on the link's thread only
         self._arrived: queue.SimpleQueue[tuple[Consumer, list[Delivery]] | None] = queue.SimpleQueue()
         self._reconcile_now = threading.Event()
+        self._doubtful = False  # whether something has got lost here since they were last asked for
+        self._next_doubt = 0.0
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._complete_loop, name=f"{label}-results", daemon=True),
@@ -189,7 +193,7 @@ class Results:
             except BaseException:
                 # The journal's disk is full, for example. These come by reconciliation, and others come after them.
                 logger.exception("%s: completing %d results failed", self._label, len(deliveries))
-                self._reconcile_now.set()
+                self._doubt()
             consumer.acknowledge(deliveries)
 
     def _complete(self, deliveries: list[Delivery]) -> None:
@@ -200,12 +204,18 @@ class Results:
             except DecodeError:
                 # Nobody knows whose it was; reconciliation brings that task's answer.
                 logger.exception("%s: dropped a malformed result", self._label)
-                self._reconcile_now.set()
+                self._doubt()
                 continue
             results.append((result.task_id, result))
         self._note(results)
         for future, answer in self.pending.match(results):
             self._finish(future, answer)
+
+    def _doubt(self) -> None:
+        """Have outstanding tasks asked for: at once, or when that is due again."""
+        self._doubtful = True
+        if time.monotonic() >= self._next_doubt:
+            self._reconcile_now.set()
 
     # ---- on the reconciling thread ------------------------------------------------------------------------------
 
@@ -217,8 +227,11 @@ class Results:
         asked = False
         while True:
             # What was asked for and failed is due again soon.
-            asked = self._reconcile_now.wait(min(period_s, RETRY_PERIOD_S) if asked else period_s) or asked
+            wait_s = min(period_s, RETRY_PERIOD_S) if asked else period_s
+            until_doubt_s = self._next_doubt - time.monotonic()
+            asked = self._reconcile_now.wait(min(wait_s, until_doubt_s) if until_doubt_s > 0 else wait_s) or asked
             self._reconcile_now.clear()
+            asked = asked or (self._doubtful and time.monotonic() >= self._next_doubt)
             if self._stopping.is_set():
                 return
             if not len(self.pending):
@@ -231,6 +244,8 @@ class Results:
                     began = time.monotonic()
                     next_full = began + RECONCILE_PERIOD_S
                     asked = True
+                    if self._doubtful:
+                        self._doubtful, self._next_doubt = False, began + DOUBT_PERIOD_S
                     self._reconcile()
                     next_full = max(next_full, began + (time.monotonic() - began) / RECONCILE_SHARE)
                 asked = False

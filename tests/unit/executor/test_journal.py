@@ -17,8 +17,10 @@ from parsl_globus.errors import (
     ServiceUnreachable,
     SubmissionUncertain,
     TaskCancelled,
+    TooManyRequests,
 )
-from parsl_globus.executor import by_value
+from parsl_globus.executor import batcher as batcher_module
+from parsl_globus.executor import by_value, journal_resume
 from parsl_globus.executor.batcher import Batcher, Waiting
 from parsl_globus.executor.journal import Journal
 from parsl_globus.executor.journal_resume import Service, take_up
@@ -81,7 +83,9 @@ class FakeService:
 class Run:
     """One life of a workflow."""
 
-    def __init__(self, path, service, *, idempotent=True, limit_bytes=1 << 20) -> None:
+    def __init__(
+        self, path, service, *, idempotent=True, limit_bytes=1 << 20, service_timeout_s: float | None = 0
+    ) -> None:
         self.journal = Journal(path, endpoint_id=ENDPOINT_ID, label="test", limit_bytes=limit_bytes)
         self.service = service
         self.watched: dict[uuid.UUID, Future] = {}
@@ -95,7 +99,7 @@ class Run:
             label="test",
             max_batch=100,
             linger_s=0,
-            service_timeout_s=0,
+            service_timeout_s=service_timeout_s,
         )
         asked = Service(service.statuses, service.post, self.submitted, idempotent)
         self.group_id = take_up(self.journal, self.batcher, asked, label="test")
@@ -378,6 +382,26 @@ def test_a_service_that_doesn_t_answer_fails_them_and_the_next_start_takes_them_
     (future,) = run.submit(1)
     run.begin()
     assert run.ids([future]) == ids
+
+
+def test_a_service_that_has_enough_in_between_is_asked_for_the_rest_only(start, service, monkeypatch):
+    monkeypatch.setattr(journal_resume, "STATUS_BATCH", 2)
+    monkeypatch.setattr(batcher_module, "FIRST_PAUSE_S", 0.001)
+    _, _, ids = first_run(start, 1, 2, 3, 4, 5)
+    run = start(service_timeout_s=None)
+    refused: list = []
+
+    def once(task_ids):
+        if ids[3] in task_ids and not refused:
+            refused.append(task_ids)
+            raise TooManyRequests(retry_after_s=0.1, reason="slow down")
+        return FakeService.statuses(service, task_ids)
+
+    object.__setattr__(run.batcher._prepare._service, "statuses", once)
+    futures = run.submit(1, 2, 3, 4, 5)
+    run.begin()
+    assert run.ids(futures) == ids
+    assert (service.asked, refused) == ([ids[:2], ids[2:4], ids[4:]], [ids[2:4]])
 
 
 def test_what_can_t_be_written_is_not_sent(start, service):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 import uuid
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,6 +172,24 @@ def test_a_malformed_answer_holds_up_no_other_tasks(service, results):
     results._reconcile_now.set()
     assert futures[last].result(10) == 42
     assert service.counts == [STATUS_BATCH, 1]
+
+
+def test_results_that_can_t_be_read_have_outstanding_tasks_asked_for_but_not_each(service, results, monkeypatch):
+    monkeypatch.setattr(results_module, "DOUBT_PERIOD_S", 0.5)
+    task_id, future = uuid.uuid4(), Future()
+    results.pending.add({task_id: future})
+    consumer = SimpleNamespace(acknowledge=lambda _deliveries: None)
+    bad = SimpleNamespace(body=b"no message")
+    began = time.monotonic()
+    service.answers = [{task_id: running(task_id)}] * 2 + [{task_id: ended(task_id)}]
+    results._arrived.put((consumer, [bad]))
+    wait_asked(service, 1)  # at once
+    for _ in range(50):
+        results._arrived.put((consumer, [bad]))
+    wait_asked(service, 1)
+    results._arrived.put((consumer, [bad]))
+    assert future.result(10) == 42
+    assert len(service.counts) <= 3 + (time.monotonic() - began) / 0.5
 
 
 def test_a_callback_that_ends_its_thread_takes_no_other_result_along(service, results):
