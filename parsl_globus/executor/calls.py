@@ -114,6 +114,19 @@ class Calls:
         setattr(future, SENT, sent)
         return payload
 
+    def check(self, group: _Group, function: Callable[..., Any]) -> None:
+        """Encode a function that is about to be called: before much is done for its arguments. It is encoded once.
+
+        Raises:
+            NotSerializable: It can't be pickled.
+            VersionMismatch: The workers have another Python, and it can't go as source.
+        """
+        worker = self._others.get(group[1])
+        try:
+            (self._encoder if worker is None else self._source_encoder).encode(function, (), {})
+        except NoSource as exc:
+            raise _mismatch(worker or {}, str(exc)) from exc
+
     def send_source(self, call: _Call, future: Future[Any], worker: dict[str, str]) -> None:
         """Send `call` as source.
 

@@ -422,6 +422,7 @@ class GlobusComputeExecutor(ParslExecutor, RepresentationMixin, UsageInformation
         return ObjectStore(
             self._make_place(client, patience_s),
             self._send,
+            self._calls.check,
             threshold_bytes=self.object_threshold_bytes,
             label=self.label,
             # What a journal tells of belongs to a later run, too.

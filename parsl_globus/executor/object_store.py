@@ -85,15 +85,26 @@ class ObjectStore:
     Args:
         place: Where they are kept.
         send: Submits what is left of a call.
+        check: Raises what `send` would, of a group of requests and a function.
         threshold_bytes: Larger ones go there.
         label: Of the executor, for messages.
         durable: Whether results are left in the store, and workers' access with them, for a later run of the
             workflow: a journal may refer to them.
     """
 
-    def __init__(self, place: Place, send: Send, *, threshold_bytes: int, label: str, durable: bool = False) -> None:
+    def __init__(
+        self,
+        place: Place,
+        send: Send,
+        check: Callable[[tuple[str, str], Callable[..., Any]], None],
+        *,
+        threshold_bytes: int,
+        label: str,
+        durable: bool = False,
+    ) -> None:
         self._place = place
         self._send = send
+        self._check = check
         self._threshold_bytes = threshold_bytes
         self._label = label
         self._durable = durable
@@ -143,6 +154,7 @@ class ObjectStore:
 
         Raises:
             PayloadTooLarge: The arguments are larger than the store takes.
+            NotSerializable: The function can't be pickled; nothing was sent.
             ParslGlobusError: Its submission fails at once.
         """
         self._renew_soon()
@@ -156,6 +168,11 @@ class ObjectStore:
         if limit_bytes is not None and pickle.size_bytes > limit_bytes:
             pickle.close()
             raise PayloadTooLarge(size_bytes=pickle.size_bytes, limit_bytes=limit_bytes)
+        try:
+            self._check(group, function)  # before its arguments are sent for nothing
+        except ParslGlobusError:
+            pickle.close()
+            raise
 
         def send_with(key: Any) -> None:
             self._send(future, group, function, (), {f"_{_ENVELOPE}": {**recipe, "key": key, "python": pickle.python}})

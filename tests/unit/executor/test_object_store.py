@@ -68,7 +68,9 @@ class Here:
         self.encoder = Encoder()
         self.sent: list[str] = []
         self.run = True
-        self.objects = ObjectStore(self.place, self.send, threshold_bytes=THRESHOLD_BYTES, label="here", **options)
+        self.objects = ObjectStore(
+            self.place, self.send, self.check, threshold_bytes=THRESHOLD_BYTES, label="here", **options
+        )
         self.objects.start()
 
     def send(self, future, _group, function, args, kwargs):
@@ -79,6 +81,9 @@ class Here:
         arguments = payload.unpack_runner_call(payload.split_buffers(text, limit=3)[0])
         record = payload.pack_runner_record(runner.parsl_globus_runner(*arguments))
         complete_from_status(future, TaskStatus(task_id=uuid.uuid4(), status="success", result=record))
+
+    def check(self, _group, function):
+        self.encoder.encode(function, (), {})
 
     def submit(self, function, *args, streams=None, **kwargs):
         future = ObjectFuture(self.objects, streams or {})
@@ -203,6 +208,17 @@ def test_what_can_t_be_pickled_is_named(here):
     assert caught.value.what == "argument 1"
     with pytest.raises(NotSerializable, match="The result"):
         here.submit(lambda data: (i for i in data), LARGE).result(DEADLINE_S)
+
+
+def test_a_function_that_can_t_be_pickled_is_told_before_its_arguments_are_sent(here, connector):
+    numbers = (i for i in [1])
+
+    def function(data, held=numbers):
+        return held
+
+    with pytest.raises(NotSerializable, match="The function 'function'"):
+        here.submit(function, LARGE)
+    assert (connector.puts, here.sent) == (0, [])
 
 
 def test_more_than_the_store_takes_is_told_at_once(connector):
