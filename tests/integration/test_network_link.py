@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 
 import pytest
 from cluster_scene import DEADLINE_S, WORKFLOW, Workflow, wait_until
+from outages import outage_s
 from servers import require
 
 from parsl_globus.testing.schedulers import Host
@@ -16,7 +16,7 @@ from parsl_globus.testing.schedulers.programs import why_not
 from parsl_globus.testing.site import LocalSite
 
 #: How long the network is away.
-OUTAGE_S = float(os.environ.get("PARSL_GLOBUS_TEST_OUTAGE_S", "5"))
+OUTAGE_S = outage_s(5)
 
 #: The workflow and the endpoint's workers may start meanwhile.
 START_S = 3 * DEADLINE_S

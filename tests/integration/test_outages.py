@@ -11,7 +11,7 @@ import parsl
 import psutil
 import pytest
 from once import Work, wait_until
-from outages import NAME, WORKERS, Outages
+from outages import NAME, WORKERS, Outages, outage_s
 from parsl import Config, python_app
 
 from parsl_globus import GlobusComputeExecutor
@@ -124,7 +124,7 @@ def test_the_service_is_away_for_a_while_and_the_workflow_goes_on(outages, tmp_p
         assert before[0].result(DEADLINE_S) == 2
         outages.site.stop_service()
         during = [successor(successor(number)) for number in range(50)]
-        threading.Event().wait(12)  # the outage itself: long enough for all pauses to have grown
+        threading.Event().wait(outage_s(12))  # the outage itself: long enough for all pauses to have grown
         assert not any(future.done() for future in during)
         outages.start_service()
         after = [successor(successor(number)) for number in range(50)]

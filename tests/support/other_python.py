@@ -22,8 +22,12 @@ _COMPILED = ("pyzmq", "pydantic-core")
 
 @cache
 def other_python() -> tuple[Path | None, str | None]:
-    """The newest supported Python on this machine that is not the tests' own, or why there is none."""
-    for minor in _MINORS:
+    """The newest supported Python on this machine that is not the tests' own, or why there is none.
+
+    `PARSL_GLOBUS_TEST_OTHER_PYTHON` names another one, for example "3.12".
+    """
+    wanted = os.environ.get("PARSL_GLOBUS_TEST_OTHER_PYTHON")
+    for minor in [int(wanted.removeprefix("3."))] if wanted else _MINORS:
         if minor == sys.version_info.minor:
             continue
         for program in _candidates(minor):
@@ -31,7 +35,7 @@ def other_python() -> tuple[Path | None, str | None]:
             done = subprocess.run(look, capture_output=True, text=True, check=False)
             if done.stdout.strip() == f"3.{minor}":
                 return Path(program), None
-    return None, "there is no second Python of 3.10 to 3.13 on this machine"
+    return None, f"there is no second Python, {wanted or 'of 3.10 to 3.13'}, on this machine"
 
 
 def _candidates(minor: int) -> list[str]:

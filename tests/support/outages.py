@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ NAME = "here"
 CONFIG = LOCAL_ENDPOINT.format(name=NAME, workers=WORKERS).replace(
     "  provider:", "  heartbeat_period: 1\n  heartbeat_threshold: 3\n  provider:"
 )
+
+
+def outage_s(usual_s: float) -> float:
+    """How long something is to be away, in seconds: `PARSL_GLOBUS_TEST_OUTAGE_S`, else so long."""
+    return float(os.environ.get("PARSL_GLOBUS_TEST_OUTAGE_S") or usual_s)
 
 
 class Outages:
