@@ -97,7 +97,11 @@ def _secret(path: Path) -> str:
 @click.option("--none", "no_login", is_flag=True, help="Let the user log in at no issuer any more.")
 @click.option("--url", help="The service's base URL; by default the one you logged in to, or that runs here.")
 def set_login(name: str, subject: str | None, no_login: bool, url: str | None) -> None:
-    """Say as whom the user NAME logs in at the OpenID Connect issuer, instead of all that was known."""
+    """Say as whom the user NAME logs in at the OpenID Connect issuer, instead of all that was known.
+
+    Who logged in there as this user before is logged out: sessions of the page and tokens end, but for those that were
+    given for a client's secret.
+    """
     from urllib.parse import quote
 
     from parsl_globus.client.people import PeopleClient

@@ -175,12 +175,15 @@ def test_a_device_login_needs_no_way_back(tmp_path, home):
             assert (done.returncode, done.stdout) == (0, f"Logged in to {site.url} as ada.\n"), done.stderr
             assert f"Open {issuer.url}/enter in a browser and enter the code WDJB-MJHT" in done.stderr
             assert_logged_in(home, site.url, "ada")
-            # An administrator ends that, and says who else she is.
-            assert "at no issuer" in site.run("service", "set-login", "ada", "--none")
-            assert "as 's-ada-2'" in site.run("service", "set-login", "ada", "--subject", "s-ada-2")
             issuer.down = True
             told = subprocess.run(command("whoami"), capture_output=True, text=True, timeout=DEADLINE_S, check=True)
             assert told.stdout.startswith("ada (")
+            # An administrator ends that, and says who else she is.
+            assert "at no issuer" in site.run("service", "set-login", "ada", "--none")
+            told = subprocess.run(command("whoami"), capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+            assert told.returncode == 1
+            assert "was revoked" in told.stderr
+            assert "as 's-ada-2'" in site.run("service", "set-login", "ada", "--subject", "s-ada-2")
     finally:
         issuer.stop()
 

@@ -13,6 +13,7 @@ from parsl_globus.service.auth.base import Authenticator, Identity
 from parsl_globus.service.auth.oidc import problems
 from parsl_globus.service.auth.oidc.attempt import Attempt
 from parsl_globus.service.auth.oidc.issuer import Granted, Issuer
+from parsl_globus.service.auth.static import NO_CLIENT
 from parsl_globus.service.config import OidcConfig
 from parsl_globus.service.rules import refusals
 from parsl_globus.service.rules.limits import RateLimits
@@ -235,7 +236,7 @@ class OidcRules:
     # ---- by administrators ------------------------------------------------------------------------------------------
 
     async def set_login(self, username: str, subject: str) -> None:
-        """Say who a user is at the issuer, instead of all that was known.
+        """Say who a user is at the issuer, instead of all that was known. Whoever was it before is logged out.
 
         Raises:
             RequestRefused: There is no issuer or no such user, or the subject is another user's.
@@ -245,17 +246,29 @@ class OidcRules:
         owner = await self._store.login_owner(config.issuer, subject)
         if owner not in (None, user.identity_id):
             raise refusals.name_taken("login", subject)
-        await self._store.remove_logins(user.identity_id)
-        if await self._store.add_login(LoginRecord(config.issuer, subject, user.identity_id)) != user.identity_id:
+        login = LoginRecord(config.issuer, subject, user.identity_id)
+        if await self._store.logins(user.identity_id) != [login]:
+            await self._end_logins(user)
+        if await self._store.add_login(login) != user.identity_id:
             raise refusals.name_taken("login", subject)
         logger.info("User '%s' (%s) logs in at %s as '%s'", username, user.identity_id, config.issuer, subject)
 
     async def remove_logins(self, username: str) -> None:
-        """Let a user log in at no issuer.
+        """Let a user log in at no issuer, and end what it has from there.
 
         Raises:
             RequestRefused: There is no such user.
         """
         user = await self._people.user(username)
-        await self._store.remove_logins(user.identity_id)
+        await self._end_logins(user)
         logger.info("User '%s' (%s) logs in at no issuer any more", username, user.identity_id)
+
+    async def _end_logins(self, user: UserRecord) -> None:
+        if not await self._store.logins(user.identity_id):
+            return
+        await self._store.remove_logins(user.identity_id)
+        # Of a token that was made from another one it isn't known whether that came from a login there.
+        for record in await self._store.tokens(user.identity_id):
+            if record.client_id == NO_CLIENT:
+                await self._store.remove_token(record.token_hash)
+        self._auth.forget()

@@ -132,6 +132,31 @@ def test_a_forgery_gets_nobody_in(site, someone, issuer, what):
     assert refused(someone, site, reply)
 
 
+@pytest.mark.parametrize("way", ["none", "subject"])
+def test_whoever_is_not_this_user_any_more_is_logged_out(site, visitor_at, issuer, closing, way):
+    people = closing(People(site))
+    user = people.user(f"grace-{way}")
+    path = f"/v3/admin/users/{user.username}/login"
+    issuer.claims = {"sub": f"s-{way}", "preferred_username": user.username}
+    people.admin.good("PUT", path, {"subject": f"s-{way}"})
+    visitor = visitor_at(site.url)
+    visitor.get("/login/oidc")
+    assert f'class="name">{user.username}<' in visitor.get("/").text
+    device_code = people.caller(None).good("POST", "/v3/login/device")["device_code"]
+    token = people.caller(None).good("POST", "/v3/login/device/token", {"device_code": device_code})["access_token"]
+    made = people.caller(token).good("POST", "/v3/tokens", {})["access_token"]
+    people.admin.good("PUT", path, {"subject": f"s-{way}"})  # says nothing new
+    assert [people.caller(one).call("GET", "/v3/me").status_code for one in (token, made)] == [200, 200]
+    if way == "none":
+        people.admin.good("DELETE", path)
+    else:
+        people.admin.good("PUT", path, {"subject": "another"})
+    assert [people.caller(one).call("GET", "/v3/me").status_code for one in (token, made)] == [401, 401]
+    assert visitor.get("/").url.startswith(f"{site.url}/login")
+    # A secret of her own has nothing to do with it.
+    assert user.call("GET", "/v3/me").status_code == 200
+
+
 def test_a_code_is_good_once_and_in_its_own_browser(site, someone, visitor_at):
     kept = someone.session.cookies
     address = back_from_issuer(someone)
