@@ -20,13 +20,14 @@ from typing import Any
 from parsl_globus.errors import NotSerializable
 from parsl_globus.executor import by_value
 from parsl_globus.executor.adoption import OWN, Serializers
+from parsl_globus.executor.late_arguments import late_size
 from parsl_globus.executor.source_code import NoSource
 from parsl_globus.executor.wrappers import Wrappers, shape_of
 from parsl_globus.wire import payload
-from parsl_globus.wire.documents import FunctionRegistration
+from parsl_globus.wire.documents import DEFAULT_PAYLOAD_LIMIT_BYTES, FunctionRegistration
 
 #: An encoded function: makes the payload of a call from its encoded arguments.
-_Pack = Callable[[str], payload.Payload]
+_Pack = Callable[[str | payload.LateText], payload.Payload]
 
 
 def sender_versions() -> dict[str, str]:
@@ -85,6 +86,9 @@ class Encoder:
         pack = self._encode_function(function)
         if not args and not kwargs:
             return pack(_NO_ARGUMENTS)
+        late = late_arguments(args, kwargs) if self._serializers.data is None else None
+        if late is not None:
+            return pack(late)
         return pack(_encode_arguments(args, kwargs, as_source=self._as_source))
 
     def _encode_function(self, function: Callable[..., Any]) -> _Pack:
@@ -118,7 +122,23 @@ class Encoder:
         """What packs calls that begin with these arguments of the runner."""
         if self._serializers.data is None:
             return partial(payload.RunnerCall, payload.runner_call_lead(lead))
-        return lambda arguments: self._serializers.pack_call([*lead, arguments])
+        return lambda arguments: self._serializers.pack_call([*lead, str(arguments)])
+
+
+def late_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> payload.LateText | None:
+    """Large arguments that need not be encoded before they are sent; `None` for others.
+
+    They wait as they are, which costs nothing, while their text would cost a third more than their own size.
+    """
+    most_bytes = late_size(args, kwargs)
+    if most_bytes is None or payload.text_length(most_bytes) > DEFAULT_PAYLOAD_LIMIT_BYTES:
+        return None  # of one that may be too large, the exact size has to be known
+    call = (tuple(args), dict(kwargs))
+    return payload.LateText(partial(_text_of, call), payload.text_length(most_bytes))
+
+
+def _text_of(call: tuple[tuple[Any, ...], dict[str, Any]]) -> str:
+    return payload.to_text(pickled_value(call))
 
 
 def _encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, as_source: bool = False) -> str:

@@ -7,7 +7,7 @@ importing the SDK takes longer than starting Python.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,29 @@ def pack_runner_call(arguments: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class LateText:
+    """Text that is made each time it is needed, of what can't change in between.
+
+    Attributes:
+        make: Makes it; never raises.
+        most: It is no longer than this.
+    """
+
+    make: Callable[[], str]
+    most: int
+
+    def __len__(self) -> int:
+        return self.most
+
+    def __str__(self) -> str:
+        return self.make()
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerCall:
     """A call that is packed when it is sent: while it waits it shares all but its arguments with its function's others.
 
-    `str` of it is what `pack_runner_call` gives, `len` how long that is.
+    `str` of it is what `pack_runner_call` gives, `len` how long that is at most.
 
     Attributes:
         lead: From `runner_call_lead`.
@@ -84,11 +103,12 @@ class RunnerCall:
     """
 
     lead: str
-    arguments: str
+    arguments: str | LateText
 
     def __str__(self) -> str:
-        size = len(self.lead) + len(self.arguments) + len(_END_OF_CALL)
-        return f"{size}\n{self.lead}{self.arguments}{_END_OF_CALL}{_NO_KEYWORDS}"
+        arguments = str(self.arguments)
+        size = len(self.lead) + len(arguments) + len(_END_OF_CALL)
+        return f"{size}\n{self.lead}{arguments}{_END_OF_CALL}{_NO_KEYWORDS}"
 
     def __len__(self) -> int:
         size = len(self.lead) + len(self.arguments) + len(_END_OF_CALL)
@@ -148,6 +168,11 @@ def unpack_runner_record(data: str) -> dict[str, Any]:
 def to_text(data: bytes) -> str:
     """Bytes as text for JSON."""
     return pybase64.b64encode_as_string(data)
+
+
+def text_length(size_bytes: int) -> int:
+    """How long the text of so many bytes is."""
+    return -(-size_bytes // 3) * 4
 
 
 def from_text(text: str) -> bytes:
