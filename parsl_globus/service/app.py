@@ -50,7 +50,8 @@ def create_app(
     app.add_middleware(RequestTimes, metrics=metrics)
     if isinstance(store, SqlStore):
         store.on_commit = metrics.commit
-    for router in (version.router, auth_routes.router, endpoints.router, functions.router, tasks.router):
+    # Routes are tried in this order, and most calls are submissions.
+    for router in (tasks.router, version.router, auth_routes.router, endpoints.router, functions.router):
         app.include_router(router)
     app.include_router(page_router)
     app.include_router(page_oidc_router)

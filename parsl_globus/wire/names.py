@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from collections.abc import Mapping
@@ -61,7 +62,12 @@ def user_endpoint_id(
     manager_id: uuid.UUID, identity_id: uuid.UUID, user_endpoint_config: Mapping[str, Any] | None
 ) -> uuid.UUID:
     """The id of the user endpoint that serves this user with this configuration; always the same one."""
-    return uuid.uuid5(_USER_ENDPOINT_SPACE, f"{manager_id}/{identity_id}/{_config_text(user_endpoint_config)}")
+    return _user_endpoint_id(manager_id, identity_id, _config_text(user_endpoint_config))
+
+
+@functools.lru_cache(maxsize=1024)
+def _user_endpoint_id(manager_id: uuid.UUID, identity_id: uuid.UUID, config: str) -> uuid.UUID:
+    return uuid.uuid5(_USER_ENDPOINT_SPACE, f"{manager_id}/{identity_id}/{config}")
 
 
 def user_endpoint_name(manager_id: uuid.UUID, endpoint_id: uuid.UUID) -> str:
