@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from parsl_globus.endpoint.failures import BAD_RESOURCE_SPECIFICATION
@@ -26,6 +27,7 @@ class EngineTask:
         attempt: How often it was handed over, this time included.
         function: The id of its function.
         sender_python: Minor version of the Python that its function comes from, for example "3.12", if that is known.
+        body_file: Where the body is as well, if it is long; workers that reach any of the endpoint's files reach this.
     """
 
     task_id: uuid.UUID
@@ -35,6 +37,7 @@ class EngineTask:
     attempt: int = 1
     function: str = ""
     sender_python: str | None = None
+    body_file: Path | None = None
 
 
 class EngineFailure(Exception):

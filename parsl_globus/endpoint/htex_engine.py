@@ -21,7 +21,6 @@ from parsl_globus.endpoint.blocks import BlockRecord, live_jobs
 from parsl_globus.endpoint.engine import RUN_TASK, EngineFailure, EngineStatus, EngineTask, WorkerSettings
 from parsl_globus.endpoint.failures import BAD_RESOURCE_SPECIFICATION, ENGINE_FAILED, TASK_LOST, WORKER_LOST
 from parsl_globus.endpoint.fusing import Durations, function_key, took_ns, trips
-from parsl_globus.endpoint.large_bodies import BODIES_FOLDER, LargeBodies
 from parsl_globus.endpoint.local_blocks import LocalBlocks
 from parsl_globus.endpoint.marks import Marks
 from parsl_globus.endpoint.outputs import last_output, prune
@@ -85,7 +84,6 @@ class HtexEngine:
         #: By what HTEX gave for it. For Parsl, a trip is one task.
         self._trip_of: weakref.WeakKeyDictionary[Future[Any], Trip] = weakref.WeakKeyDictionary()
         marks = Path(worker.marks_dir) if worker.marks_dir is not None else None
-        self._bodies = LargeBodies(marks.parent / BODIES_FOLDER) if marks is not None else None
         if fuse and marks is not None:
             self._trips = Trips(
                 marks.parent / NOTES_FOLDER, Marks(marks), self._end, self._note_duration, self._held_up
@@ -106,8 +104,6 @@ class HtexEngine:
         provider.script_dir = str(scripts)
         if self._trips is not None:
             self._trips.start()
-        if self._bodies is not None:
-            self._bodies.start()
         start: Callable[[], None] = self._executor.start
         start()
         self._poller = BlockPoller(**self._poller_arguments)
@@ -295,19 +291,12 @@ class HtexEngine:
 
     def _hand_over(self, outer: Future[bytes], context: dict[str, Any], task: EngineTask) -> None:
         """Give a task to HTEX. One thread at a time."""
-        path = self._bodies.put(task) if self._bodies is not None else None
-        if path is None:
-            self._give(context, task.body, lambda done: self._inner_done(outer, done, task))
-            return
-        call = context["task_executor"]
-        call["k"] = {**call["k"], "run_task": call["f"], "path": str(path)}
-        call["f"] = RUN_LARGE
-
-        def done(inner: Future[Any]) -> None:
-            path.unlink(missing_ok=True)
-            self._inner_done(outer, inner, task)
-
-        self._give(context, b"", done)
+        body = task.body
+        if task.body_file is not None and self._worker.marks_dir is not None:
+            call = context["task_executor"]
+            call["k"] = {**call["k"], "run_task": call["f"], "path": str(task.body_file)}
+            call["f"], body = RUN_LARGE, b""
+        self._give(context, body, lambda done: self._inner_done(outer, done, task))
 
     def _give(self, context: dict[str, Any], body: bytes, done: Callable[[Future[Any]], None]) -> Future[Any] | None:
         if self.lost_interchange:

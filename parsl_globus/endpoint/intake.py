@@ -372,6 +372,7 @@ def _for_engine(task: SpooledTask) -> EngineTask:
         attempt=task.attempt,
         function=task.headers.get("function") or "",
         sender_python=task.headers.get("python"),  # missing in what an older agent left
+        body_file=task.file,
     )
 
 

@@ -10,10 +10,11 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parsl_globus.endpoint.spool_files import FOLDER, LONG_BYTES, SpoolFiles
 from parsl_globus.errors import EndpointError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class SpooledTask:
         headers: The delivery's headers that matter for running it.
         failures: How often the system lost it so far after it had begun.
         attempt: How often it was given to the engine, this time included.
+        file: Where the message is as well, if it is long.
     """
 
     task_id: uuid.UUID
@@ -56,6 +58,7 @@ class SpooledTask:
     headers: Mapping[str, Any]
     failures: int = 0
     attempt: int = 0
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Recovered:
 class Spool:
     """One SQLite file. Each method is one transaction; thread-safe.
 
-    It survives the end of the process at any moment (`kill -9` included). A power failure may take the last moments.
+    Long messages are in files beside it. It survives the end of the process at any moment (`kill -9` included). A power
+    failure may take the last moments.
 
     Args:
         path: The file; made if missing.
@@ -87,6 +91,9 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._files = SpoolFiles(path.parent / FOLDER)
+        #: Tasks whose messages are in files.
+        self._filed: set[uuid.UUID] = set()
         self._lock = threading.Lock()
         self._answered_since_pruning = 0
         try:
@@ -125,13 +132,18 @@ class Spool:
                 ).fetchone()
                 if known:
                     continue
+                long = len(task.body) > LONG_BYTES
                 added = db.execute(
                     "INSERT OR IGNORE INTO tasks (task_id, body, headers, handed_over, attempt) VALUES (?, ?, ?, ?, ?)",
-                    (key, task.body, json.dumps(dict(task.headers)), handed_over, task.attempt),
+                    (key, b"" if long else task.body, json.dumps(dict(task.headers)), handed_over, task.attempt),
                 )
                 if added.rowcount:
-                    fresh.append(task)
+                    fresh.append(self._filed_away(task) if long else task)
         return fresh
+
+    def _filed_away(self, task: SpooledTask) -> SpooledTask:
+        self._filed.add(task.task_id)
+        return replace(task, file=self._files.write(task.task_id, task.body))
 
     def known(self, task_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Those that were accepted before, whether they have ended or not."""
@@ -164,10 +176,21 @@ class Spool:
 
     def finish(self, results: Iterable[tuple[uuid.UUID, bytes]]) -> None:
         """Note results; their tasks are done with."""
+        rows = [(task_id.hex, body) for task_id, body in results]
         with self._transaction() as db:
-            rows = [(task_id.hex, body) for task_id, body in results]
             db.executemany("INSERT OR REPLACE INTO results (task_id, body) VALUES (?, ?)", rows)
             db.executemany("DELETE FROM tasks WHERE task_id=?", [(key,) for key, _ in rows])
+        if self._filed:  # after the commit: until then these tasks may have to run again
+            self._remove_files([uuid.UUID(key) for key, _ in rows])
+
+    def _remove_files(self, task_ids: Iterable[uuid.UUID]) -> None:
+        with self._lock:
+            gone = self._filed.intersection(task_ids)
+            self._filed -= gone
+        try:
+            self._files.remove(gone)
+        except OSError as exc:
+            logger.warning("Files of tasks that have ended stay until the next start: %s", exc)
 
     def confirmed(self, task_ids: Iterable[uuid.UUID]) -> None:
         """Forget these results, as the broker has them; the ids are remembered for a while."""
@@ -185,7 +208,10 @@ class Spool:
         """Forget all tasks, as the service has answered for them; returns how many. None of them may run any more."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO answered SELECT task_id, ? FROM tasks", (time.time(),))
-            return db.execute("DELETE FROM tasks").rowcount
+            count = db.execute("DELETE FROM tasks").rowcount
+        with self._transaction():
+            self._files.keep_only(())
+        return count
 
     def recover(self) -> Recovered:
         """What an earlier agent left here."""
@@ -193,15 +219,29 @@ class Spool:
             rows = db.execute("SELECT task_id, body, headers, failures, attempt, handed_over FROM tasks").fetchall()
             results = db.execute("SELECT task_id, body FROM results").fetchall()
             self._prune(db, time.time())
-        tasks = [
-            (SpooledTask(uuid.UUID(key), body, json.loads(headers), failures, attempt), bool(handed_over))
-            for key, body, headers, failures, attempt, handed_over in rows
-        ]
+            self._filed = {uuid.UUID(key) for key, body, *_ in rows if body == b""}
+            self._files.keep_only(self._filed)
+            tasks = [
+                (self._recovered(uuid.UUID(key), body, json.loads(headers), failures, attempt), bool(handed_over))
+                for key, body, headers, failures, attempt, handed_over in rows
+            ]
         return Recovered(
             accepted=[task for task, handed_over in tasks if not handed_over],
             handed_over=[task for task, handed_over in tasks if handed_over],
             results=[(uuid.UUID(key), body) for key, body in results],
         )
+
+    def _recovered(
+        self, task_id: uuid.UUID, body: bytes, headers: Mapping[str, Any], failures: int, attempt: int
+    ) -> SpooledTask:
+        if task_id not in self._filed:
+            return SpooledTask(task_id, body, headers, failures, attempt)
+        try:
+            body = self._files.read(task_id)
+        except FileNotFoundError:
+            # Lost with the power. Its worker tells whoever waits for it that the message can't be read.
+            logger.error("The message of task %s is lost", task_id)
+        return SpooledTask(task_id, body, headers, failures, attempt, self._files.path(task_id))
 
     def close(self) -> None:
         """Close the file."""
@@ -219,7 +259,7 @@ class Spool:
                     self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, OSError) as exc:
                 raise EndpointError(f"The spool {self._path} can't be used: {exc}.") from exc
 
     @staticmethod

@@ -24,6 +24,10 @@ def run_large(_body: bytes, *arguments: str, run_task: str, path: str, **keyword
     Raises:
         OSError: The file can't be read; nothing was begun.
     """
+    try:
+        body = Path(path).read_bytes()
+    except FileNotFoundError:
+        body = b""  # the task was answered already: it may not begin, and `run_task` sees to that
     module, _, name = run_task.rpartition(".")
     function: Callable[..., bytes] = getattr(importlib.import_module(module), name)
-    return function(Path(path).read_bytes(), *arguments, **keywords)
+    return function(body, *arguments, **keywords)

@@ -17,9 +17,8 @@ def answer(body, task_id, endpoint_id, *, run_dir, mark=None, **settings):
     if word == b"who":
         return f"{task_id} {endpoint_id} {run_dir} {sorted(settings.items())}".encode()
     if word == b"wait":  # until a file is there
-        gate, _, _padding = rest.partition(b"\0")
         deadline = time.monotonic() + 30
-        while not os.path.exists(gate) and time.monotonic() < deadline:
+        while not os.path.exists(rest) and time.monotonic() < deadline:
             time.sleep(0.01)
         return b"waited"
     if word == b"hold":  # tells its process in one file, and waits for another for long

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 
 import pytest
 
 from parsl_globus.endpoint.engine import EngineFailure, EngineTask
-from parsl_globus.endpoint.large_bodies import BODIES_FOLDER, LARGE_BODY_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +33,17 @@ def test_a_specification_that_htex_refuses_fails_its_task_only(engine):
     assert good.result(30) == b"x"
 
 
-def test_a_long_message_is_in_a_file_for_as_long_as_its_task(engine, tmp_path):
-    folder, gate = engine.folder / BODIES_FOLDER, tmp_path / "gate"
-    padding = b"x" * LARGE_BODY_BYTES
-    task = EngineTask(uuid.uuid4(), b"wait:%b\0%b" % (bytes(gate), padding))
-    future = engine.submit(task)
-    assert [path.name for path in folder.iterdir()] == [str(task.task_id)]
-    assert (folder / str(task.task_id)).stat().st_mode & 0o777 == 0o600
-    gate.touch()
-    assert future.result(60) == b"waited"
-    assert list(folder.iterdir()) == []
-    death = engine.submit(EngineTask(uuid.uuid4(), b"die:" + padding))
-    assert death.exception(60).code == "WorkerLost"
-    assert list(folder.iterdir()) == []
+def test_workers_read_a_message_from_its_file(engine, tmp_path):
+    path = tmp_path / "body"
+    path.write_bytes(b"echo:as in the file")
+    assert engine.submit(EngineTask(uuid.uuid4(), b"echo:x", body_file=path)).result(60) == b"as in the file"
+    death = engine.submit(EngineTask(uuid.uuid4(), b"echo:x", body_file=tmp_path))
+    assert "Is a directory" in str(death.exception(60))
 
 
-def test_without_its_folder_a_long_message_goes_the_usual_way(engine):
-    folder = engine.folder / BODIES_FOLDER
-    shutil.rmtree(folder)
-    text = b"x" * LARGE_BODY_BYTES
-    assert engine.submit(EngineTask(uuid.uuid4(), b"echo:" + text)).result(60) == text
-    folder.mkdir()
+def test_a_message_whose_file_is_gone_is_empty(engine, tmp_path):
+    gone = engine.submit(EngineTask(uuid.uuid4(), b"echo:x", body_file=tmp_path / "gone"))
+    assert "AssertionError: b''" in str(gone.exception(60))
 
 
 def test_a_worker_pool_in_a_container_of_the_site_s_own_command(started):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 
 import pytest
 
 from parsl_globus.endpoint import spool as spool_module
 from parsl_globus.endpoint.spool import Spool, SpooledTask
+from parsl_globus.endpoint.spool_files import FOLDER, LONG_BYTES
 from parsl_globus.errors import EndpointError
 
 
@@ -124,10 +127,61 @@ def test_what_is_deleted_is_not_written_once_more(tmp_path):
     """Whatever the defaults of this machine's SQLite: with zeros over all that leaves, a large task costs twice."""
     path = tmp_path / "spool.db"
     spool = Spool(path)
-    tasks = [SpooledTask(uuid.uuid4(), b"x" * 1_000_000, {}) for _ in range(4)]
+    tasks = [SpooledTask(uuid.uuid4(), b"x" * LONG_BYTES, {}) for _ in range(4)]
     spool.accept(tasks)
     log = path.with_name(f"{path.name}-wal")
     written_bytes = log.stat().st_size
     spool.finish([(task.task_id, b"") for task in tasks])
     assert log.stat().st_size < 1.1 * written_bytes
     spool.close()
+
+
+def long_task():
+    return SpooledTask(uuid.uuid4(), b"x" * (LONG_BYTES + 1), {})
+
+
+def test_a_long_message_is_in_a_file_until_its_task_is_answered(spool, tmp_path):
+    task, short = long_task(), _task()
+    accepted, other = spool.accept([task, short])
+    assert (other, accepted) == (short, replace(task, file=tmp_path / FOLDER / task.task_id.hex))
+    assert accepted.file.read_bytes() == task.body
+    assert accepted.file.stat().st_mode & 0o777 == 0o600
+    assert spool.accept([task]) == []
+    spool.finish([(short.task_id, b"r")])
+    assert accepted.file.exists()
+    spool.finish([(task.task_id, b"r")])
+    assert list((tmp_path / FOLDER).iterdir()) == []
+    assert len(spool.recover().results) == 2
+
+
+def test_long_messages_survive_a_kill_and_what_is_left_of_others_is_removed(tmp_path):
+    program = f"""
+import os, sys, uuid
+from pathlib import Path
+from parsl_globus.endpoint.spool import Spool, SpooledTask
+spool = Spool(Path(sys.argv[1]))
+spool.accept([SpooledTask(uuid.UUID(int=n), b"%d" % n * {LONG_BYTES + 1}, {{}}) for n in range(3)])
+spool.finish([(uuid.UUID(int=0), b"r")])
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "spool.db"], check=False)
+    assert done.returncode == -9
+    (tmp_path / FOLDER / "half").touch()  # killed before its row was there
+    (tmp_path / FOLDER / uuid.UUID(int=2).hex).unlink()  # as after a loss of power
+    spool = Spool(tmp_path / "spool.db")
+    left = {task.task_id.int: task for task in spool.recover().accepted}
+    assert left[1].body == b"1" * (LONG_BYTES + 1)
+    assert left[1].file.read_bytes() == left[1].body
+    assert left[2].body == b""
+    assert os.listdir(tmp_path / FOLDER) == [uuid.UUID(int=1).hex]
+    assert spool.discard_tasks() == 2
+    assert os.listdir(tmp_path / FOLDER) == []
+    spool.close()
+
+
+def test_a_file_that_can_not_be_written_is_told(spool, tmp_path):
+    (tmp_path / FOLDER).touch()
+    task = long_task()
+    with pytest.raises(EndpointError, match=FOLDER):
+        spool.accept([task])
+    assert spool.known([task.task_id]) == set()
