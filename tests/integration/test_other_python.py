@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import all_at_once
 import parsl
 import pytest
 import servers
@@ -167,6 +168,10 @@ def test_arguments_that_were_changed_meanwhile_are_not_sent(executor):
             changed.result(DEADLINE_S)
     finally:
         executor.shutdown()
+
+
+def test_values_by_reference_a_journal_and_monitoring_at_once(site, tmp_path):
+    all_at_once.check(site.client(), site.endpoint_id("other"), tmp_path)
 
 
 #: The public SDK in a process of its own: it keeps threads, which go on looking for their service.
