@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pybase64
@@ -81,7 +81,7 @@ class LateText:
         most: It is no longer than this.
     """
 
-    make: Callable[[], str]
+    make: Callable[[], str] = field(compare=False)
     most: int
 
     def __len__(self) -> int:

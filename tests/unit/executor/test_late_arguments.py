@@ -36,6 +36,7 @@ def test_they_wait_as_they_are_and_are_the_same_in_the_end(args):
     assert isinstance(late.arguments, payload.LateText)
     arguments = payload.unpack_runner_call(payload.split_buffers(str(late), limit=2)[0])
     assert arguments[2] == payload.to_text(pickled_value((args, {"name": LARGE})))
+    assert hash(late) == hash(Encoder().encode(use, args, {"name": LARGE}))  # by which a call that goes again is known
     assert len(str(late)) <= len(late) < len(str(late)) + 1000
 
 
