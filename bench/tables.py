@@ -28,7 +28,25 @@ def outstanding(result: Record) -> Table:
         lines.append([f"submit, {case} (microseconds)", *cells, short(ratio), bound])
     cells = [short(found[kind]["plain"]["memory_bytes"]) for kind in names if kind in found]
     count = found["ours"]["plain"]["count"]
-    lines.append([f"memory per task, {count:,} outstanding (bytes)", *cells, "", "<= 1,500"])
+    more = found["ours"]["plain"]["memory_bytes"] - found["local"]["plain"]["memory_bytes"]
+    lines.append([f"memory per task, {count:,} outstanding (bytes)", *cells, f"{more:,.0f} more", "<= 1,500 more"])
+    return lines
+
+
+def journal(result: Record) -> Table:
+    """Costs of a journal."""
+    found = result.get("journal", {})
+    if "with" not in found:
+        return []
+    lines = [["", "without", "with", "with : without"]]
+    titles = {
+        "submit_us": "submit (microseconds)",
+        "rate": f"{found['count']:,} no-ops at once (tasks/s)",
+        "latency_ms": "one after another, median (ms)",
+    }
+    for key, title in titles.items():
+        ratio = median(found["with"][key]) / median(found["without"][key])
+        lines.append([title, spread(found["without"][key]), spread(found["with"][key]), short(ratio)])
     return lines
 
 
