@@ -25,6 +25,7 @@ from parsl_globus.service.store.base import (
     Purged,
     SubmissionRecord,
 )
+from parsl_globus.service.store.prepared import Prepared
 from parsl_globus.service.store.tables import GROUPS, LEASES, SETTINGS, SUBMISSIONS, TASKS, TOKENS, USER_ENDPOINTS
 from parsl_globus.wire.states import TaskStage
 
@@ -71,8 +72,7 @@ def upsert(connection: sa.Connection, table: sa.Table, values: Sequence[dict[str
 
 # ---- submissions ----------------------------------------------------------------------------------------------
 
-# Statements of every task are made once: putting one together costs several times what the database needs for it.
-_GROUP_UPDATE = (
+_GROUP_UPDATE = Prepared(
     sa.update(GROUPS)
     .where(GROUPS.c.group_id == sa.bindparam("b_group_id"), GROUPS.c.owner_id == sa.bindparam("b_owner_id"))
     .values(
@@ -80,9 +80,11 @@ _GROUP_UPDATE = (
         has_queue=GROUPS.c.has_queue | sa.bindparam("b_has_queue", type_=sa.Boolean),
     )
 )
-_SUBMISSION_INSERT = sa.insert(SUBMISSIONS)
-_TASKS_INSERT = sa.insert(TASKS)
-_SUBMITTED_UPDATE = (
+_SUBMISSION_INSERT = Prepared(
+    sa.insert(SUBMISSIONS), [column.key for column in SUBMISSIONS.c if column is not SUBMISSIONS.c.number]
+)
+_TASKS_INSERT = Prepared(sa.insert(TASKS), ["task_id", "submission", "function_id", "payload", "stage"])
+_SUBMITTED_UPDATE = Prepared(
     sa.update(USER_ENDPOINTS)
     .where(USER_ENDPOINTS.c.endpoint_id == sa.bindparam("b_endpoint_id"))
     .values(submitted=USER_ENDPOINTS.c.submitted + sa.bindparam("b_count"))
@@ -96,11 +98,10 @@ REPLY_QUERY = sa.select(SUBMISSIONS.c.reply).where(
 def add_submission(connection: sa.Connection, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
     """See `Store.add_submission`; a key that is taken is an `IntegrityError`."""
     _put_group(connection, submission.group, submission.submitted_s)
-    number = connection.execute(_SUBMISSION_INSERT, rows.of_submission(submission)).inserted_primary_key
-    assert number is not None  # every single-row insert has one
-    _insert_tasks(connection, number[0], tasks)
+    number = _SUBMISSION_INSERT.insert(connection, rows.of_submission(submission))
+    _insert_tasks(connection, number, tasks)
     counted = {"b_endpoint_id": submission.user_endpoint_id, "b_count": len(tasks)}
-    if connection.execute(_SUBMITTED_UPDATE, counted).rowcount == 0:
+    if _SUBMITTED_UPDATE.change(connection, counted) == 0:
         raise EndpointGone(endpoint_id=submission.user_endpoint_id)
 
 
@@ -111,7 +112,7 @@ def _put_group(connection: sa.Connection, group: GroupRecord, now_s: float) -> N
         "b_used_s": now_s,
         "b_has_queue": group.has_queue,
     }
-    if connection.execute(_GROUP_UPDATE, known).rowcount:
+    if _GROUP_UPDATE.change(connection, known):
         return
     # It is new, unless another process makes it right now, or another identity has.
     statement = insert(connection, GROUPS)
@@ -129,8 +130,8 @@ def _insert_tasks(connection: sa.Connection, submission: int, tasks: Sequence[Ne
     if not tasks:
         return
     stage = TaskStage.PUBLISHED.value
-    connection.execute(
-        _TASKS_INSERT,
+    _TASKS_INSERT.change_all(
+        connection,
         [
             {
                 "task_id": task.task_id,
@@ -186,26 +187,32 @@ _FINISH_QUERY = (
     .join(SUBMISSIONS, SUBMISSIONS.c.number == TASKS.c.submission)
     .join(GROUPS, GROUPS.c.group_id == SUBMISSIONS.c.group_id)
 )
-_FINISH_QUERY = _FINISH_QUERY.where(TASKS.c.task_id.in_(sa.bindparam("b_task_ids", expanding=True)))
-_FINISH_LOCK = _FINISH_QUERY.order_by(TASKS.c.task_id).with_for_update(of=TASKS)
-_GROUP_TOUCH = (
+_FINISH_LOCK = (
+    _FINISH_QUERY.where(TASKS.c.task_id.in_(sa.bindparam("b_task_ids", expanding=True)))
+    .order_by(TASKS.c.task_id)
+    .with_for_update(of=TASKS)
+)
+_FINISH_ONE = Prepared(_FINISH_QUERY.where(TASKS.c.task_id == sa.bindparam("b_task_id")))
+_GROUP_TOUCH = Prepared(
     sa.update(GROUPS).where(GROUPS.c.group_id == sa.bindparam("b_group_id")).values(used_s=sa.bindparam("b_used_s"))
 )
 _COUNT_UPDATES = {
-    name: sa.update(USER_ENDPOINTS)
-    .where(USER_ENDPOINTS.c.endpoint_id == sa.bindparam("b_endpoint_id"))
-    .values({name: USER_ENDPOINTS.c[name] + sa.bindparam("b_count")})
+    name: Prepared(
+        sa.update(USER_ENDPOINTS)
+        .where(USER_ENDPOINTS.c.endpoint_id == sa.bindparam("b_endpoint_id"))
+        .values({name: USER_ENDPOINTS.c[name] + sa.bindparam("b_count")})
+    )
     for name in ("done", "failed")
 }
 # The payload goes: nobody needs it any more, and it is most of a task's size.
-_FINISH_UPDATE = (
+_FINISH_UPDATE = Prepared(
     sa.update(TASKS)
     .where(TASKS.c.sequence == sa.bindparam("b_sequence"), TASKS.c.completed_s.is_(None))
     .values(
         stage=sa.bindparam("b_stage"),
         completed_s=sa.bindparam("b_completed_s"),
         body=sa.bindparam("b_body"),
-        payload=None,
+        payload=sa.null(),
     )
 )
 
@@ -244,32 +251,34 @@ def finish(connection: sa.Connection, endings: Sequence[Ending], again: bool) ->
         )
         outcome.append(Ended(ending.task_id, new=True, group=group, completed_s=ending.completed_s))
     if updates:
-        connection.execute(_FINISH_UPDATE, updates)
+        _FINISH_UPDATE.change_all(connection, updates)
         _touch_groups(connection, used)
         _count_endings(connection, counted)
     return outcome
 
 
 def _lock_tasks(connection: sa.Connection, endings: Sequence[Ending]) -> dict[uuid.UUID, sa.Row[Any]]:
-    if connection.dialect.name == "postgresql":
-        ids = sorted(ending.task_id for ending in endings)
-        query = _FINISH_LOCK
-    else:
+    if connection.dialect.name == "sqlite":
         # A writer is alone there; the order would only cost time.
-        ids = [ending.task_id for ending in endings]
-        query = _FINISH_QUERY
-    return {row.task_id: row for chunk in chunks(ids) for row in connection.execute(query, {"b_task_ids": list(chunk)})}
+        ids = {ending.task_id for ending in endings}
+        return {task_id: row for task_id in ids for row in _FINISH_ONE.rows(connection, {"b_task_id": task_id})}
+    in_order = sorted(ending.task_id for ending in endings)
+    return {
+        row.task_id: row
+        for chunk in chunks(in_order)
+        for row in connection.execute(_FINISH_LOCK, {"b_task_ids": list(chunk)})
+    }
 
 
 def _touch_groups(connection: sa.Connection, used: Mapping[uuid.UUID, float]) -> None:
     values = [{"b_group_id": group_id, "b_used_s": used[group_id]} for group_id in sorted(used)]
-    connection.execute(_GROUP_TOUCH, values)
+    _GROUP_TOUCH.change_all(connection, values)
 
 
 def _count_endings(connection: sa.Connection, counted: Counter[tuple[uuid.UUID, TaskStage]]) -> None:
     for (endpoint_id, stage), count in sorted(counted.items()):
         update = _COUNT_UPDATES["done" if stage is TaskStage.SUCCESS else "failed"]
-        connection.execute(update, {"b_endpoint_id": endpoint_id, "b_count": count})
+        update.change(connection, {"b_endpoint_id": endpoint_id, "b_count": count})
 
 
 # ---- what is old ----------------------------------------------------------------------------------------------
