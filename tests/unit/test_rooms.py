@@ -32,8 +32,9 @@ LAZY = {"cli", "testing"}
 #: What each room may import from outside besides the standard library; rooms that are not here may import anything
 #: that `NEVER` doesn't exclude.
 OUTSIDE = {
-    # pydantic: the messages of globus_compute_common are its models, and so are our documents; its core reads JSON
-    "wire": {"globus_compute_common", "globus_compute_sdk", "dill", "pydantic", "pydantic_core"},
+    # pydantic: the messages of globus_compute_common are its models, and so are our documents; its core reads JSON.
+    # pybase64: large arguments and results are read and written many times as fast.
+    "wire": {"globus_compute_common", "globus_compute_sdk", "dill", "pybase64", "pydantic", "pydantic_core"},
     "amqp": {"pika"},
     "worker": {"dill", "globus_compute_sdk", "psutil"},  # psutil: Parsl's own monitoring needs it there
 }
