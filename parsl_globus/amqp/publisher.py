@@ -14,6 +14,7 @@ from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
 from parsl_globus.amqp.link import Link
+from parsl_globus.amqp.pika_private import written_together
 from parsl_globus.errors import BrokerRefused, LinkClosed, LinkGaveUp, ParslGlobusError
 
 logger = logging.getLogger(__name__)
@@ -128,10 +129,11 @@ class Publisher:
             batch, self._waiting = self._waiting, []
             self._sent.update(enumerate(batch, self._next_tag))
         self._next_tag += len(batch)
-        for body, _future in batch:
-            self._channel.basic_publish(
-                self._exchange, self._routing_key, body, self._properties, mandatory=self._mandatory
-            )
+        with written_together(self._channel.connection):
+            for body, _future in batch:
+                self._channel.basic_publish(
+                    self._exchange, self._routing_key, body, self._properties, mandatory=self._mandatory
+                )
 
     def _returned(self, _channel: Channel, method: Basic.Return, _properties: BasicProperties, body: bytes) -> None:
         # The broker confirms a returned message right after; the body tells which one of those in flight it is.
