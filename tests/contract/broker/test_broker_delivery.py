@@ -141,6 +141,19 @@ def test_one_acknowledgement_covers_many(bench: Bench) -> None:
         assert bodies(Inbox(channel, bench.tasks).wait(3)) == [b"3", b"4", b"5"]
 
 
+def test_one_acknowledgement_passes_over_what_was_answered_before(bench: Bench) -> None:
+    bench.publish(*_numbered(6))
+    with bench.channel() as channel:
+        inbox = Inbox(channel, bench.tasks)
+        got = inbox.wait(6)
+        channel.basic_nack(got[1].tag, requeue=False)
+        channel.basic_ack(got[3].tag)
+        channel.basic_ack(got[4].tag, multiple=True)
+        inbox.settle()
+    with bench.channel() as channel:
+        assert bodies(Inbox(channel, bench.tasks).wait(1)) == [b"5"]
+
+
 def test_tag_0_acknowledges_all(bench: Bench) -> None:
     bench.publish(*_numbered(3))
     with bench.channel() as channel:
