@@ -1,4 +1,4 @@
-"""What is measured besides the rows: tasks that wait, other tools, and how things change with the scale."""
+"""What is measured besides the rows: tasks that wait, a journal, other tools, and how things change with the scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.progress import Progress
 from bench.stage import Stage
 
 #: In this order: the tasks that wait are left with the service, and would be in the way of others.
-NAMES = ("others", "scale", "outstanding")
+NAMES = ("others", "scale", "journal", "outstanding")
 _LIMIT_S = 300.0
 
 Record = dict[str, Any]
@@ -49,7 +49,8 @@ class Parts:
     def steps(self, names: Sequence[str]) -> int:
         """How many steps these have."""
         scale = len(self._levels["outstanding"]) + len(self._levels["endpoints"]) + 2 * len(self._levels["workers"])
-        return sum({"outstanding": 3, "others": len(TOOLS) * self._rounds, "scale": scale}[name] for name in names)
+        steps = {"outstanding": 3, "others": len(TOOLS) * self._rounds, "scale": scale, "journal": 1}
+        return sum(steps[name] for name in names)
 
     @property
     def _rounds(self) -> int:
@@ -64,6 +65,16 @@ class Parts:
             words = [kind, "--count", self._waiting] + (["--endpoint", endpoint_id] if kind == "ours" else [])
             found.append({"kind": kind, **self._run(f"outstanding {kind}", "outstanding.py", *words)})
         return found
+
+    def journal(self) -> Record:
+        """What a journal costs."""
+        count, single = self._count or (1_000 if self._quick else 5_000), self._count or (20 if self._quick else 100)
+        endpoint_id = self._stage.start_endpoint("ours")
+        words = ["--endpoint", endpoint_id, "--count", count, "--single", single, "--rounds", self._rounds]
+        try:
+            return self._run("journal", "journaled.py", *words)
+        finally:
+            self._stage.stop_endpoint("ours")
 
     def others(self) -> list[Record]:
         """Tools without Parsl, in turns."""

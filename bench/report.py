@@ -145,6 +145,8 @@ def failures(result: Record) -> list[str]:
     for one in result.get("others", []):
         found += [f"{one['tool']}: {why}" for why in one["why"]]
     found += [f"outstanding, {one['kind']}: {one['why']}" for one in result.get("outstanding", []) if "why" in one]
+    if "why" in result.get("journal", {}):
+        found.append(f"journal: {result['journal']['why']}")
     for name, levels in result.get("scale", {}).items():
         found += [f"{name}, {one['level']:,}: {one['why']}" for one in levels if "why" in one]
     return found

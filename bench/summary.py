@@ -55,6 +55,7 @@ def sections(result: Record) -> Iterator[tuple[str, Table]]:
         yield f"{title}, {BACKENDS[backend]}", report.memory(result, backend, "noops")
     yield "other tools, without Parsl", tables.others(result)
     yield "while tasks wait", tables.outstanding(result)
+    yield "with a journal", tables.journal(result)
     yield "with the number of outstanding tasks", tables.scale(result, "outstanding")
     yield "with the number of endpoints", tables.scale(result, "endpoints")
     yield "with the number of workers", tables.workers(result)

@@ -44,6 +44,9 @@ DOUBT_PERIOD_S = 10.0
 #: How often it is looked whether the endpoint is there, if a task may only wait so long for it.
 OFFLINE_CHECK_PERIOD_S = 2.0
 
+#: Most results that are kept at once before the first of them is handed on.
+KEPT_TOGETHER = 1000
+
 _Answer = Result | TaskStatus
 
 
@@ -184,17 +187,32 @@ class Results:
 
     def _complete_loop(self) -> None:
         while True:
-            arrived = self._arrived.get()
-            if arrived is None:
+            arrived = self._next_arrived()
+            if not arrived:
                 return
-            consumer, deliveries = arrived
+            deliveries = [delivery for _, some in arrived for delivery in some]
             try:
                 self._complete(deliveries)
             except BaseException:
                 # The journal's disk is full, for example. These come by reconciliation, and others come after them.
                 logger.exception("%s: completing %d results failed", self._label, len(deliveries))
                 self._doubt()
-            consumer.acknowledge(deliveries)
+            for consumer, some in arrived:
+                consumer.acknowledge(some)
+
+    def _next_arrived(self) -> list[tuple[Consumer, list[Delivery]]]:
+        """Wait for results; nothing when stopping."""
+        arrived = []
+        count = 0
+        while (one := self._arrived.get()) is not None:
+            arrived.append(one)
+            count += len(one[1])
+            # A journal's disk takes as long for many results as for one, and meanwhile others come.
+            if self._keep is None or self._arrived.empty() or count >= KEPT_TOGETHER:
+                return arrived
+        if arrived:
+            self._arrived.put(None)
+        return arrived
 
     def _complete(self, deliveries: list[Delivery]) -> None:
         results: list[tuple[uuid.UUID, _Answer]] = []

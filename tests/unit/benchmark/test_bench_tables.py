@@ -55,6 +55,18 @@ def test_other_tools_and_those_left_out(result):
     assert lines["Dask distributed"] == ["", "left out: not installed (no module 'dask')", ""]
 
 
+def test_what_a_journal_costs(result):
+    assert tables.journal(result) == []
+    costs = {"submit_us": [10.0, 20.0, 30.0], "rate": [100.0], "latency_ms": [5.0]}
+    result["journal"] = {"count": 1_000, "without": costs, "with": costs | {"rate": [80.0]}}
+    _heading, submit, rate, latency = tables.journal(result)
+    assert submit == ["submit (microseconds)", "20 (10 to 30)", "20 (10 to 30)", "1"]
+    assert (rate[-1], latency[-1]) == ("0.8", "1")
+    assert "with a journal" in summary(result)
+    result["journal"] = {"why": "it ended"}
+    assert "journal: it ended" in summary(result)
+
+
 def test_scale_leaves_out_columns_without_a_value(result):
     heading, first, last = tables.scale(result, "outstanding")
     assert heading[0] == "outstanding tasks"

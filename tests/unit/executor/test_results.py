@@ -8,6 +8,7 @@ import time
 import uuid
 from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,9 @@ from parsl_globus.errors import (
 )
 from parsl_globus.executor import results as results_module
 from parsl_globus.executor.results import Results
+from parsl_globus.wire.codec import pack
 from parsl_globus.wire.documents import TaskStatus
+from parsl_globus.wire.messages import Result
 from parsl_globus.wire.payload import pack_runner_record, to_text
 
 
@@ -148,9 +151,12 @@ def test_why_no_stream_came_is_told_by_type(service, last):
     results.stop(ExecutorShutDown(label="test"))
 
 
+def value():
+    return pack_runner_record({"kind": "value", "data": to_text(pickle.dumps(42))})
+
+
 def ended(task_id):
-    record = pack_runner_record({"kind": "value", "data": to_text(pickle.dumps(42))})
-    return TaskStatus(task_id=task_id, status="success", result=record)  # without a time: not all services tell it
+    return TaskStatus(task_id=task_id, status="success", result=value())  # without a time: not all services tell it
 
 
 def test_a_round_goes_on_where_the_service_had_enough(service, results):
@@ -190,6 +196,35 @@ def test_results_that_can_t_be_read_have_outstanding_tasks_asked_for_but_not_eac
     results._arrived.put((consumer, [bad]))
     assert future.result(10) == 42
     assert len(service.counts) <= 3 + (time.monotonic() - began) / 0.5
+
+
+def test_results_that_come_while_others_are_kept_are_kept_together(service, monkeypatch):
+    monkeypatch.setattr(results_module, "KEPT_TOGETHER", 30)
+    kept, acknowledged, written = [], [], threading.Event()
+
+    def keep(answers):
+        kept.append(len(answers))
+        if len(kept) == 1:
+            began.set()
+            assert written.wait(10)
+
+    began = threading.Event()
+    results = Results(
+        service, endpoint_id=uuid.uuid4(), label="test", service_timeout_s=None, offline_timeout_s=None, keep=keep
+    )
+    futures = {uuid.uuid4(): Future() for _ in range(51)}
+    results.pending.add(futures)
+    results.start()
+    consumer: Any = SimpleNamespace(acknowledge=acknowledged.extend)
+    for position, task_id in enumerate(futures):
+        delivery: Any = SimpleNamespace(body=pack(Result(task_id=task_id, data=value())))
+        results._arrived.put((consumer, [delivery]))
+        if position == 0:
+            assert began.wait(10)
+    written.set()
+    assert [future.result(10) for future in futures.values()] == [42] * 51
+    results.stop(ExecutorShutDown(label="test"))
+    assert (kept, len(acknowledged)) == ([1, 30, 20], 51)
 
 
 def test_a_callback_that_ends_its_thread_takes_no_other_result_along(service, results):
