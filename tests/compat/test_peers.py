@@ -22,6 +22,7 @@ def test_a_parsl_workflow(stage, endpoint_id, which):
     assert found == {
         "chain": 10,
         "join": 42,
+        "told": ["registered" if which == "ours" else "app", [1, 2]],
         "many": sum(range(1, 101)),
         "failure": "KeyError('on purpose')",
         "exit_code": 0,

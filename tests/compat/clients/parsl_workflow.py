@@ -24,6 +24,15 @@ def shout(text, stdout=None):
     return f"echo {text} | tr a-z A-Z"
 
 
+@python_app
+def tell(x):
+    return ["app", x]
+
+
+def tell_registered(x):
+    return ["registered", x]
+
+
 @join_app
 def twice(x):
     return add(x, x)
@@ -37,9 +46,12 @@ def executor_for(which: str, endpoint_id: str):
         inner = Executor(endpoint_id=endpoint_id)
         inner.api_burst_limit = 1  # its rate limiter is off at 1
         return GlobusComputeExecutor(executor=inner)
+    from globus_compute_sdk import Client
+
     from parsl_globus import GlobusComputeExecutor as Ours
 
-    return Ours(endpoint_id)
+    client = Client()
+    return Ours(endpoint_id, client=client, function_ids={tell: client.register_function(tell_registered)})
 
 
 def main(which: str, endpoint_id: str) -> None:
@@ -47,6 +59,7 @@ def main(which: str, endpoint_id: str) -> None:
     with parsl.load(Config(executors=[executor_for(which, endpoint_id)], run_dir="runinfo")):
         found["chain"] = add(add(1, 2), add(3, 4)).result(120)
         found["join"] = twice(21).result(60)
+        found["told"] = tell((1, 2)).result(60)
         found["many"] = sum(future.result(60) for future in [add(i, 1) for i in range(100)])
         try:
             fail().result(60)
