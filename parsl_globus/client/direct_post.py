@@ -7,7 +7,7 @@ most of that is looked up anew for each call and never changes. Here it is looke
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import globus_sdk
@@ -15,6 +15,9 @@ import requests
 import urllib3
 
 from parsl_globus.errors import NotAuthorized, RequestRefused
+
+#: Parts up to this are joined.
+_SHORT_BYTES = 64 * 1024
 
 
 class DirectPost:
@@ -36,8 +39,8 @@ class DirectPost:
         self._pool: Any = None
         self._prefix = ""
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-        """Post `body`, which is JSON.
+    def post(self, path: str, body: Sequence[bytes], headers: Mapping[str, str]) -> bytes:
+        """Post `body`, which is JSON in parts, of which the long ones are not copied.
 
         Returns:
             The answer's body.
@@ -49,8 +52,9 @@ class DirectPost:
         if self._pool is None:
             self._connect()
         renewed = False
+        pieces = list(_pieces(body))
         while True:
-            answer = self._call(path, body, headers)
+            answer = self._call(path, pieces, headers)
             if answer.status < 300:
                 return bytes(answer.data)
             authorizer = self._authorizer()
@@ -68,17 +72,18 @@ class DirectPost:
         self._prefix = adapter.request_url(request, way["proxies"]).removesuffix("/")
         self._pool = adapter.get_connection_with_tls_context(request, way["verify"], way["proxies"], way["cert"])
 
-    def _call(self, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
+    def _call(self, path: str, pieces: Sequence[bytes], headers: Mapping[str, str]) -> Any:
         transport = self._client.transport
         authorizer = self._authorizer()
         shown = authorizer.get_authorization_header() if authorizer is not None else None
         return self._pool.urlopen(
             "POST",
             self._prefix + path,
-            body=body,
+            body=pieces,
             headers={
                 **transport.headers,
                 "Content-Type": "application/json",
+                "Content-Length": str(sum(map(len, pieces))),
                 **({"Authorization": shown} if shown else {}),
                 **headers,
             },
@@ -91,6 +96,19 @@ class DirectPost:
     def _authorizer(self) -> Any:
         server = self._client.resource_server
         return self._app.get_authorizer(server) if self._app and server else self._client.authorizer
+
+
+def _pieces(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """The same in few pieces, each of which is a call of the system."""
+    short: list[bytes] = []
+    for part in parts:
+        if len(part) <= _SHORT_BYTES:
+            short.append(part)
+            continue
+        yield b"".join(short)
+        short = []
+        yield part
+    yield b"".join(short)
 
 
 def never_connected(exc: BaseException) -> bool:

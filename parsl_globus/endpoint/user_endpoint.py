@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from parsl_globus.endpoint.heartbeat import FAILURE_PERIOD_S, publisher_for, report
 from parsl_globus.errors import ParslGlobusError
+from parsl_globus.wire import buffers
 from parsl_globus.wire.documents import AgentCredentials
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def main() -> NoReturn:
     )
     logging.getLogger("pika").setLevel(logging.WARNING)
     logging.getLogger("parsl").setLevel(logging.DEBUG if debug else logging.WARNING)
+    buffers.keep_freed()
     process = _Process(AgentCredentials.model_validate(start["credentials"]))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop("told to stop"))

@@ -110,7 +110,7 @@ class Batcher:
 
     def __init__(
         self,
-        submit: Callable[[tuple[str, str], list[str], uuid.UUID | None], Submitted],
+        submit: Callable[[tuple[str, str], list[Payload], uuid.UUID | None], Submitted],
         on_submitted: Callable[[Sequence[uuid.UUID], Sequence[Future[Any]]], None],
         *,
         renew: Callable[[], None],
@@ -291,7 +291,7 @@ class Batcher:
         key = uuid.uuid4() if self._idempotent else None
         if self._before is not None:
             self._before(key, batch)
-        group, payloads = batch[0].group, [str(task.payload) for task in batch]
+        group, payloads = batch[0].group, [task.payload for task in batch]
         what = f"submission of {len(batch)} tasks"
         return self.insist(lambda: self._submit(group, payloads, key), what=what, repeatable=key is not None)
 

@@ -137,8 +137,8 @@ def late_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> payload.La
     return payload.LateText(partial(_text_of, call), payload.text_length(most_bytes))
 
 
-def _text_of(call: tuple[tuple[Any, ...], dict[str, Any]]) -> str:
-    return payload.to_text(pickled_value(call))
+def _text_of(call: tuple[tuple[Any, ...], dict[str, Any]]) -> bytes:
+    return payload.to_ascii(pickled_value(call))
 
 
 def _encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, as_source: bool = False) -> str:

@@ -9,10 +9,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import EndpointNotFound, NotSerializable, RequestRefused
 from parsl_globus.executor.adoption import OWN
 from parsl_globus.wire.documents import FunctionRegistration, Submitted
+from parsl_globus.wire.payload import Payload, json_parts
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class Submission:
         self._result_serializers = list(result_serializers)
         self._per_task = per_task
 
-    def post(self, group: tuple[str, str], payloads: Sequence[str], key: uuid.UUID | None) -> Submitted:
+    def post(self, group: tuple[str, str], payloads: Sequence[Payload], key: uuid.UUID | None) -> Submitted:
         """Submit tasks; never repeated here.
 
         Args:
@@ -70,7 +73,7 @@ class Submission:
         needs, user_config = group
         specification = json.loads(needs) if needs else {}
         function_id = specification.pop(_FUNCTION, None)
-        submission: dict[str, Any] = {"tasks": {function_id or str(self._runner_id): payloads}, "create_queue": True}
+        submission: dict[str, Any] = {"create_queue": True}
         # JSON, which the runner's record is made for, would change the values of other functions.
         if function_id is None or self._result_serializers != list(OWN.results):
             submission["result_serializers"] = self._result_serializers
@@ -80,8 +83,12 @@ class Submission:
             submission["resource_specification"] = specification
         if user_config:
             submission["user_endpoint_config"] = json.loads(user_config)
+        body = [to_json(submission)[:-1], b',"tasks":{"%b":[' % (function_id or str(self._runner_id)).encode()]
+        for number, payload in enumerate(payloads):
+            body += [b",", *json_parts(payload)] if number else json_parts(payload)
+        body.append(b"]}}")
         try:
-            reply = self._service.submit(self._endpoint_id, submission, idempotency_key=key, per_task=self._per_task)
+            reply = self._service.submit(self._endpoint_id, body, idempotency_key=key, per_task=self._per_task)
         except RequestRefused as exc:
             if exc.code == "ENDPOINT_NOT_FOUND":
                 raise not_found(self._endpoint_id) from exc

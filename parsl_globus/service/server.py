@@ -31,6 +31,7 @@ from parsl_globus.service.datadir import DataDir, Owner
 from parsl_globus.service.store.base import Store
 from parsl_globus.service.store.choose import choose_store
 from parsl_globus.service.tls import base_url, broker_host, check_exposure, server_context
+from parsl_globus.wire import buffers
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +228,7 @@ def run_service(config: ServiceConfig, on_ready: Callable[[ServiceAddress], None
     Raises:
         ConfigError: As `serve`.
     """
+    buffers.keep_freed()
     loop = _new_loop()
     stop = asyncio.Event()
     if threading.current_thread() is threading.main_thread():

@@ -6,13 +6,14 @@ importing the SDK takes longer than starting Python.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pybase64
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from parsl_globus.errors import DecodeError
 
@@ -77,18 +78,18 @@ class LateText:
     """Text that is made each time it is needed, of what can't change in between.
 
     Attributes:
-        make: Makes it; never raises.
+        make: Makes it, in ASCII; never raises.
         most: It is no longer than this.
     """
 
-    make: Callable[[], str] = field(compare=False)
+    make: Callable[[], bytes] = field(compare=False)
     most: int
 
     def __len__(self) -> int:
         return self.most
 
     def __str__(self) -> str:
-        return self.make()
+        return self.make().decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,22 @@ class RunnerCall:
 Payload = str | RunnerCall
 
 _END_OF_CALL = '"]'
+_JSON_END = to_json(_END_OF_CALL + _NO_KEYWORDS)[1:]
+
+
+def json_parts(call: Payload) -> list[bytes]:
+    """`str(call)` as JSON, in parts: what is long in it is neither copied nor looked at."""
+    if isinstance(call, str):
+        return [to_json(call)]
+    arguments = call.arguments
+    text = arguments.make() if isinstance(arguments, LateText) else arguments.encode("ascii")
+    size = len(call.lead) + len(text) + len(_END_OF_CALL)
+    return [b'"%d\\n' % size, _json_inside(call.lead), text, _JSON_END]
+
+
+@functools.lru_cache(maxsize=256)
+def _json_inside(text: str) -> bytes:
+    return to_json(text)[1:-1]
 
 
 def runner_call_lead(arguments: Sequence[str]) -> str:
@@ -168,6 +185,11 @@ def unpack_runner_record(data: str) -> dict[str, Any]:
 def to_text(data: bytes) -> str:
     """Bytes as text for JSON."""
     return pybase64.b64encode_as_string(data)
+
+
+def to_ascii(data: bytes) -> bytes:
+    """The same in ASCII."""
+    return pybase64.b64encode(data)
 
 
 def text_length(size_bytes: int) -> int:

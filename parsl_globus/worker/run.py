@@ -20,7 +20,7 @@ from typing import Any
 import dill
 
 from parsl_globus.errors import ParslGlobusError, TaskTimedOut, VersionMismatch
-from parsl_globus.wire import payload
+from parsl_globus.wire import buffers, payload
 from parsl_globus.wire.codec import pack, unpack
 from parsl_globus.wire.messages import ActorName, Result, ResultErrorDetails, Task, TaskState, TaskTransition
 from parsl_globus.worker import output, runner, sandbox, versions, watch
@@ -68,6 +68,7 @@ def run_task(
     Returns:
         A packed result message.
     """
+    buffers.keep_freed()
     began_ns = time.time_ns()
     data: str
     tail = ""
@@ -81,13 +82,13 @@ def run_task(
             if mark is not None:
                 watch.begin(mark)
             sandbox.enter(run_dir, task_id, own_folder=run_in_sandbox)
-            buffers = payload.split_buffers(unpack(body, Task).task_buffer, limit=3)
+            parts = payload.split_buffers(unpack(body, Task).task_buffer, limit=3)
             with sandbox.time_limit(float(os.environ.get("GC_TASK_TIMEOUT") or 0)):  # as the public endpoint's workers
-                if buffers[0] == _runner_code() and not task_deserializers:
+                if parts[0] == _runner_code() and not task_deserializers:
                     # Imported here, so that its text needn't be executed anew for each task.
-                    record = runner.parsl_globus_runner(*payload.unpack_runner_call(buffers[1]))
+                    record = runner.parsl_globus_runner(*payload.unpack_runner_call(parts[1]))
                 else:
-                    data = _run_function(buffers, sender_python, task_deserializers, result_serializers)
+                    data = _run_function(parts, sender_python, task_deserializers, result_serializers)
         finally:
             watch.over()
             tail = output.end()

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from pydantic_core import to_json
+
 from parsl_globus.amqp import Consumer, Delivery, Publisher
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.endpoint.heartbeat import Heartbeat, publisher_for
@@ -272,7 +274,7 @@ class Submitters:
             name = names[attempt % len(names)]
             attempt += 1
             try:
-                reply = self.clients[name].submit(self.endpoint_id, body, idempotency_key=key)
+                reply = self.clients[name].submit(self.endpoint_id, [to_json(body)], idempotency_key=key)
             except (ServiceUnreachable, RequestRefused) as exc:
                 if isinstance(exc, RequestRefused) and exc.http_status not in (502, 503, 504):
                     raise

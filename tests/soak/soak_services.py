@@ -191,7 +191,7 @@ def _run(
 ) -> None:
     endpoint = SimulatedEndpoint(clients["b"], "soak")
     function_id = clients["a"].register_function(runner_registration())
-    group_id = clients["b"].submit(endpoint.endpoint_id, {"tasks": {}, "create_queue": True}).task_group_id
+    group_id = clients["b"].submit(endpoint.endpoint_id, [b'{"tasks":{},"create_queue":true}']).task_group_id
     answers = Answers(clients["b"], group_id)
     payload = str(Encoder().encode(pow, (3, 4), {}))
     window = max(2 * _SUBMITTERS * _BATCH, min(_MOST_WAITING, report.tasks // 5))

@@ -79,7 +79,7 @@ def test_a_token_the_service_does_not_know_any_more_is_renewed(parsl_globus_site
     assert service.identities()
     client.authorizer.access_token = "forgotten"
     with pytest.raises(RequestRefused, match="ENDPOINT_NOT_FOUND"):  # it was asked as somebody
-        service.submit(uuid.uuid4(), {"tasks": {str(uuid.uuid4()): ["p"]}})
+        service.submit(uuid.uuid4(), [b'{"tasks":{"%b":["p"]}}' % str(uuid.uuid4()).encode()])
     service.close()
 
 

@@ -16,6 +16,7 @@ from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import DecodeError, NotAuthorized, RequestRefused, ServiceUnreachable
 
 ENDPOINT_ID, FUNCTION_ID, TASK_ID = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+PAYLOAD = "ü\n" + "x" * 1_000_000
 SUBMITTED = {
     "tasks": {str(FUNCTION_ID): [str(TASK_ID)]},
     "task_group_id": str(uuid.uuid4()),
@@ -84,7 +85,8 @@ def service():
 
 
 def submit(service):
-    return service.submit(ENDPOINT_ID, {"tasks": {str(FUNCTION_ID): ["ü\n"]}}, idempotency_key=TASK_ID, per_task=True)
+    body = [b'{"tasks":{"', str(FUNCTION_ID).encode(), b'":[', json.dumps(PAYLOAD).encode(), b"]}}"]
+    return service.submit(ENDPOINT_ID, body, idempotency_key=TASK_ID, per_task=True)
 
 
 def test_a_submission_and_its_answer(server, service):
@@ -94,7 +96,7 @@ def test_a_submission_and_its_answer(server, service):
         assert submit(calls).tasks == {FUNCTION_ID: [TASK_ID]}
     one = server.asked[0]
     assert one.path == f"/v3/endpoints/{ENDPOINT_ID}/submit"
-    assert one.body == {"tasks": {str(FUNCTION_ID): ["ü\n"]}}
+    assert one.body == {"tasks": {str(FUNCTION_ID): [PAYLOAD]}}
     assert one.headers["Authorization"] == "Bearer 1"
     assert one.headers["Content-Type"] == "application/json"
     assert one.headers["Idempotency-Key"] == str(TASK_ID)

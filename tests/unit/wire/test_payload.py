@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from globus_compute_sdk.serialize import ComputeSerializer
 from globus_compute_sdk.serialize.concretes import JSONData, PureSourceTextInspect
@@ -89,3 +91,14 @@ def test_a_call_that_waits_becomes_what_is_packed_at_once(arguments):
     call = payload.RunnerCall(payload.runner_call_lead(texts), arguments)
     assert str(call) == payload.pack_runner_call([*texts, arguments])
     assert len(call) == len(str(call))
+
+
+@pytest.mark.parametrize("arguments", ["QUJD", payload.LateText(lambda: b"QUJD", 10)])
+@pytest.mark.parametrize("lead", ["", 'ü"\\\n\x00'])
+def test_a_call_as_json_is_its_text(lead, arguments):
+    call = payload.RunnerCall(lead, arguments)
+    assert json.loads(b"".join(payload.json_parts(call))) == str(call)
+
+
+def test_a_text_as_json():
+    assert json.loads(b"".join(payload.json_parts('"ü'))) == '"ü'
