@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import all_at_once
 import parsl
 import psutil
 import pytest
@@ -107,10 +106,6 @@ def fail_at_first(data, marker):
         pathlib.Path(marker).touch()
         raise OSError("not yet")
     return data
-
-
-def test_with_a_journal_and_monitoring_as_well(site, endpoint_id, tmp_path):
-    all_at_once.check(site.client(), endpoint_id, tmp_path)
 
 
 def test_apps_don_t_notice(dfk, tmp_path):
