@@ -8,9 +8,8 @@ its own, of which every message has three, and each wakes whoever reads. pika of
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from pika.adapters.select_connection import SelectConnection
 
@@ -18,6 +17,8 @@ from pika.adapters.select_connection import SelectConnection
 READ_BYTES = 64 * 1024
 #: Bytes after which other events are looked at.
 TURN_BYTES = 512 * 1024
+#: Bytes of one write that consists of several frames.
+WRITE_BYTES = 64 * 1024
 
 
 def read_more_at_once(connection: SelectConnection) -> None:
@@ -30,17 +31,20 @@ def read_more_at_once(connection: SelectConnection) -> None:
 
 @contextmanager
 def written_together(connection: SelectConnection) -> Iterator[None]:
-    """What is written on an open connection meanwhile leaves in as few packets as possible, at the end; on Linux."""
-    option = getattr(socket, "TCP_CORK", None)
+    """What is sent on an open connection meanwhile is written in few pieces; on the connection's thread.
+
+    pika only keeps it until the thread waits again. What it kept before stays as it is, for part of that may be sent.
+    """
     transport = connection._transport
-    if option is None or transport is None:
-        yield
-        return
-    link = transport._sock
-    with suppress(OSError):  # of a connection that is being closed, whoever writes is told
-        link.setsockopt(socket.IPPROTO_TCP, option, 1)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            link.setsockopt(socket.IPPROTO_TCP, option, 0)
+    before = len(transport._tx_buffers) if transport is not None else 0
+    yield
+    if transport is None or len(transport._tx_buffers) - before < 2:
+        return  # nothing to join; or the connection broke meanwhile
+    frames = [transport._tx_buffers.pop() for _ in range(len(transport._tx_buffers) - before)]
+    piece = bytearray()
+    for frame in reversed(frames):
+        if piece and len(piece) + len(frame) > WRITE_BYTES:
+            transport._tx_buffers.append(bytes(piece))
+            piece = bytearray()
+        piece += frame
+    transport._tx_buffers.append(bytes(piece))

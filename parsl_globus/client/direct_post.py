@@ -7,14 +7,16 @@ most of that is looked up anew for each call and never changes. Here it is looke
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import globus_sdk
 import requests
 import urllib3
 
-from parsl_globus.errors import NotAuthorized, RequestRefused
+from parsl_globus.errors import NotAuthorized, RequestRefused, ServiceUnreachable
 
 #: Parts up to this are joined.
 _SHORT_BYTES = 64 * 1024
@@ -47,30 +49,56 @@ class DirectPost:
 
         Raises:
             RequestRefused: The service answered with an error; `NotAuthorized` on HTTP 401 and 403.
+            ServiceUnreachable: The file with its certificates isn't there.
             urllib3.exceptions.HTTPError: There was no answer.
         """
         if self._pool is None:
             self._connect()
-        renewed = False
+        renewed = moved = False
         pieces = list(_pieces(body))
         while True:
             answer = self._call(path, pieces, headers)
             if answer.status < 300:
                 return bytes(answer.data)
+            if answer.status in (307, 308) and not moved:
+                moved = self._move(path, answer.headers.get("Location") or "")
+                if moved:
+                    continue
             authorizer = self._authorizer()
             if answer.status != 401 or renewed or authorizer is None or not authorizer.handle_missing_authorization():
                 raise refusal(answer.status, answer.reason or "", answer.data)
             renewed = True
 
     def _connect(self) -> None:
-        """Find the way that requests would take: by a proxy or not, with which certificates."""
+        """Find the way that requests would take: by a proxy or not, with which certificates.
+
+        Raises:
+            ServiceUnreachable: The file with the certificates isn't there.
+        """
         transport = self._client.transport
         request = requests.Request("POST", f"{self._url}/").prepare()
         way = transport.session.merge_environment_settings(request.url, {}, False, transport.verify_ssl, None)
         adapter: Any = transport.session.get_adapter(f"{self._url}/")
         # By a proxy it has to be the whole URL for http, and the path elsewhere.
         self._prefix = adapter.request_url(request, way["proxies"]).removesuffix("/")
-        self._pool = adapter.get_connection_with_tls_context(request, way["verify"], way["proxies"], way["cert"])
+        pool = adapter.get_connection_with_tls_context(request, way["verify"], way["proxies"], way["cert"])
+        try:
+            # Those that come with requests, where nothing else is said.
+            adapter.cert_verify(pool, request.url, way["verify"], way["cert"])
+        except OSError as exc:
+            raise ServiceUnreachable(url=self._url, detail=str(exc)) from exc
+        self._pool = pool
+
+    def _move(self, path: str, location: str) -> bool:
+        """Go where the service says it is; returns whether that is the same host, which may have the login."""
+        here, there = urlsplit(self._url), urlsplit(urljoin(self._url + path, location))
+        if (there.scheme not in (here.scheme, "https") or there.hostname != here.hostname) or there.query:
+            return False
+        if not location or not there.path.endswith(path):
+            return False
+        self._url = urlunsplit(there).removesuffix(path)
+        self._connect()
+        return True
 
     def _call(self, path: str, pieces: Sequence[bytes], headers: Mapping[str, str]) -> Any:
         transport = self._client.transport
@@ -115,6 +143,8 @@ def never_connected(exc: BaseException) -> bool:
     """Whether urllib3 failed before a byte of the request was sent."""
     if isinstance(exc, urllib3.exceptions.ProxyError):
         exc = exc.original_error
+    if isinstance(exc, urllib3.exceptions.SSLError):
+        return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in exc.args)
     return isinstance(exc, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
 
 

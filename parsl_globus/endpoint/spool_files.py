@@ -7,10 +7,13 @@ processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Collection, Iterable
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 #: In the user endpoint's folder, which workers reach if they reach any of it.
 FOLDER = "bodies"
@@ -64,7 +67,10 @@ class SpoolFiles:
             return
         for name in names:
             if name not in kept:
-                (self._directory / name).unlink(missing_ok=True)
+                try:
+                    (self._directory / name).unlink(missing_ok=True)
+                except OSError as exc:  # one that is being read on NFS, for example
+                    logger.warning("%s stays: %s", self._directory / name, exc)
 
 
 def _private(path: str, flags: int) -> int:

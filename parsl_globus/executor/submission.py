@@ -9,8 +9,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_core import to_json
-
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import EndpointNotFound, NotSerializable, RequestRefused
 from parsl_globus.executor.adoption import OWN
@@ -83,7 +81,10 @@ class Submission:
             submission["resource_specification"] = specification
         if user_config:
             submission["user_endpoint_config"] = json.loads(user_config)
-        body = [to_json(submission)[:-1], b',"tasks":{"%b":[' % (function_id or str(self._runner_id)).encode()]
+        body = [
+            json.dumps(submission).encode()[:-1],
+            b',"tasks":{"%b":[' % (function_id or str(self._runner_id)).encode(),
+        ]
         for number, payload in enumerate(payloads):
             body += [b",", *json_parts(payload)] if number else json_parts(payload)
         body.append(b"]}}")

@@ -120,22 +120,32 @@ class RunnerCall:
 Payload = str | RunnerCall
 
 _END_OF_CALL = '"]'
+#: Leads up to this length are remembered as JSON; longer ones hold data, which would stay for as long as the process.
+_KNOWN_CHARACTERS = 32 * 1024
 _JSON_END = to_json(_END_OF_CALL + _NO_KEYWORDS)[1:]
 
 
 def json_parts(call: Payload) -> list[bytes]:
     """`str(call)` as JSON, in parts: what is long in it is neither copied nor looked at."""
     if isinstance(call, str):
-        return [to_json(call)]
+        return [_json(call)]
     arguments = call.arguments
     text = arguments.make() if isinstance(arguments, LateText) else arguments.encode("ascii")
     size = len(call.lead) + len(text) + len(_END_OF_CALL)
-    return [b'"%d\\n' % size, _json_inside(call.lead), text, _JSON_END]
+    lead = _json_lead(call.lead) if len(call.lead) <= _KNOWN_CHARACTERS else _json(call.lead)[1:-1]
+    return [b'"%d\\n' % size, lead, text, _JSON_END]
 
 
-@functools.lru_cache(maxsize=256)
-def _json_inside(text: str) -> bytes:
-    return to_json(text)[1:-1]
+@functools.lru_cache(maxsize=64)
+def _json_lead(text: str) -> bytes:
+    return _json(text)[1:-1]
+
+
+def _json(text: str) -> bytes:
+    try:
+        return to_json(text)
+    except ValueError:  # half of a character, of a file's name for example; Python escapes it
+        return json.dumps(text).encode()
 
 
 def runner_call_lead(arguments: Sequence[str]) -> str:

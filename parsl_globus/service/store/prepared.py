@@ -85,7 +85,11 @@ class Prepared:
         """Run a select; returns its rows, with the columns as attributes."""
         if connection.dialect.name != "sqlite":
             return list(connection.execute(self._statement, dict(values)))
-        found = self._run(connection, values).fetchall()
+        cursor = self._run(connection, values)
+        try:
+            found = cursor.fetchall()
+        except sqlite3.Error as exc:
+            raise _wrapped(str(self._statement), exc) from exc
         return [
             self._row._make(
                 value if convert is None or value is None else convert(value)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import queue
-import socket
 
 import pytest
 from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport, _AsyncSSLTransport
 from pika.channel import Channel
+from pika.frame import Method
 
 from parsl_globus.amqp import Link
-from parsl_globus.amqp.pika_private import READ_BYTES, TURN_BYTES, written_together
+from parsl_globus.amqp.pika_private import READ_BYTES, TURN_BYTES, WRITE_BYTES, written_together
 
 DEADLINE_S = 60
 
@@ -32,21 +32,31 @@ def test_a_connection_reads_larger_pieces(url):
     assert _AsyncPlaintextTransport._MAX_RECV_BYTES == 4096
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux has it")
-def test_what_is_written_together_waits_for_the_end(url):
+@pytest.mark.parametrize(("size_bytes", "pieces"), [(10, 1), (WRITE_BYTES, 6)])
+def test_what_is_sent_together_is_few_pieces_and_comes(bench, url, size_bytes, pieces):
     opened: queue.Queue[Channel] = queue.Queue()
+    told: queue.Queue[list[int]] = queue.Queue()
+    confirmed: queue.Queue[Method] = queue.Queue()
+    bodies = [b"%d" % number * size_bytes for number in range(3)]
+
+    def publish() -> None:
+        buffers = channel.connection._transport._tx_buffers
+        channel.basic_publish(bench.exchange, bench.results_key, b"x")
+        with written_together(channel.connection):
+            for body in bodies:
+                channel.basic_publish(bench.exchange, bench.results_key, body)
+        told.put([len(buffer) for buffer in buffers])
+
     link = Link(lambda: url, name="test", on_channel=opened.put)
     link.start()
-    connection = opened.get(timeout=DEADLINE_S).connection
     try:
-        with written_together(connection):
-            assert corked(connection)
-        assert not corked(connection)
+        channel = opened.get(timeout=DEADLINE_S)
+        link.call(lambda: channel.confirm_delivery(confirmed.put, callback=lambda _frame: publish()))
+        sizes = told.get(timeout=DEADLINE_S)
+        assert len(sizes) == 3 + pieces  # the three frames of the one before
+        assert sum(sizes[3:]) > sum(map(len, bodies))
+        tag = 0
+        while tag < 4:  # the broker has understood them
+            tag = confirmed.get(timeout=DEADLINE_S).method.delivery_tag
     finally:
         link.stop()
-    with written_together(connection):  # has no effect, and does no harm
-        pass
-
-
-def corked(connection) -> bool:
-    return connection._transport._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import certifi
 import pytest
+import urllib3
 from globus_sdk.authorizers import GlobusAuthorizer
 
+from parsl_globus.client.direct_post import never_connected
 from parsl_globus.client.rest import ServiceClient
 from parsl_globus.errors import DecodeError, NotAuthorized, RequestRefused, ServiceUnreachable
 
@@ -52,10 +56,12 @@ def server():
             if answer is None:
                 self.close_connection = True
                 return
-            status, content = answer
+            status, content, *location = answer
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
+            for address in location:
+                self.send_header("Location", address)
             self.end_headers()
             self.wfile.write(data)
 
@@ -129,6 +135,41 @@ def test_other_answers(server, service, answer, kind, words):
     with pytest.raises(kind, match=words):
         submit(service(server.url))
     assert len(server.asked) == 1
+
+
+def test_it_goes_where_the_service_says_it_is(server, service):
+    path = f"/v3/endpoints/{ENDPOINT_ID}/submit"
+    server.answers += [(308, b"", f"/behind{path}"), (200, SUBMITTED), (200, SUBMITTED)]
+    calls = service(server.url)
+    for _ in range(2):
+        assert submit(calls).tasks == {FUNCTION_ID: [TASK_ID]}
+    assert [one.path for one in server.asked] == [path, f"/behind{path}", f"/behind{path}"]
+    assert server.asked[1].body == server.asked[0].body
+
+
+@pytest.mark.parametrize("place", ["http://elsewhere.invalid{path}", "/login", "{path}?next=1", "ftp:{path}", ""])
+def test_but_with_its_login_to_no_other_place(server, service, place):
+    server.answers.append((307, b"", place.format(path=f"/v3/endpoints/{ENDPOINT_ID}/submit")))
+    with pytest.raises(RequestRefused, match="Temporary Redirect"):
+        submit(service(server.url))
+    assert len(server.asked) == 1
+
+
+def test_certificates_are_those_that_requests_would_ask(service, monkeypatch, tmp_path):
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PARSL_GLOBUS_CA_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    post = service("https://service.invalid")._submitting
+    post._connect()
+    assert (post._pool.ca_certs, post._pool.cert_reqs) == (certifi.where(), "CERT_REQUIRED")
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    with pytest.raises(ServiceUnreachable, match=r"missing\.pem"):
+        submit(service("https://service.invalid"))
+
+
+def test_a_certificate_that_is_refused_leaves_no_doubt():
+    error = urllib3.exceptions.SSLError(ssl.SSLCertVerificationError("self-signed"))
+    assert never_connected(error)
+    assert not never_connected(urllib3.exceptions.SSLError(ssl.SSLEOFError("broken off")))
 
 
 def test_without_an_answer_it_may_have_been_received(server, service):

@@ -26,7 +26,7 @@ class Text(str):
     [
         (bytes(LATE_BYTES),),
         ("x" * LATE_BYTES, 1, None, 2.5, True),
-        ((bytes(LATE_BYTES), (bytes(LATE_BYTES),)),),
+        ((bytes(LATE_BYTES), 1), (bytes(LATE_BYTES),)),
         (1 << 8 * LATE_BYTES,),
     ],
 )
@@ -52,21 +52,23 @@ def test_so_is_what_is_small():
     assert late_arguments((b"x", 1), {}) is None
 
 
+def test_so_is_what_takes_long_to_look_at():
+    shared: tuple = (LARGE,)
+    for _ in range(2000):
+        shared = (shared, shared)
+    assert late_arguments(shared, {}) is None
+    assert late_arguments((LARGE, (None,) * 1000), {}) is None
+    assert late_arguments((LARGE, *(None,) * 1000), {}) is None
+
+
 def test_so_is_what_may_be_too_large():
     assert late_arguments((bytes(9_000_000),), {}) is None
 
 
-VALUES = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.floats(),
-        st.binary(),
-        st.text(st.characters(codec="ascii")),
-    ),
-    lambda inner: st.lists(inner).map(tuple),
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.binary(), st.text(st.characters(codec="ascii"))
 )
+VALUES = st.one_of(PLAIN, st.lists(PLAIN).map(tuple))
 
 
 @given(st.lists(VALUES, max_size=6), st.dictionaries(st.text(), VALUES, max_size=4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import uuid
 from concurrent.futures import Future
@@ -175,6 +176,10 @@ def test_an_argument_that_can_t_be_pickled_is_named(serializers):
     assert told.value.what == "argument 'more'"
 
 
+#: As a file's name may have it.
+HALF = {"a": "half \udcff"}
+
+
 class Service:
     url = "http://x"
 
@@ -182,7 +187,7 @@ class Service:
         self.submissions = []
 
     def submit(self, endpoint_id, submission, **_):
-        self.submissions.append(submission)
+        self.submissions.append(json.loads(b"".join(submission)))
         raise RequestRefused(http_status=404, code="FUNCTION_NOT_FOUND", reason="gone")
 
 
@@ -192,14 +197,14 @@ def test_a_request_names_the_function_and_asks_for_the_value_as_it_is(results):
     runner_id = uuid.uuid4()
     runner = FunctionRegistration(function_name="runner", function_code="")
     submission = Submission(service, uuid.uuid4(), runner, runner_id, result_serializers=results, per_task=True)
-    for group in (GROUP, group_of({"num_nodes": 2}, {"a": 1}, FUNCTION_ID), group_of({"num_nodes": 2}, None)):
+    for group in (GROUP, group_of({"num_nodes": 2}, HALF, FUNCTION_ID), group_of({"num_nodes": 2}, None)):
         with pytest.raises(RequestRefused):
             submission.post(group, ["p"], None)
     bare, specified, runners = service.submissions
     assert bare["tasks"] == specified["tasks"] == {str(FUNCTION_ID): ["p"]}
     assert ("result_serializers" in bare) == (results != OWN.results)
     assert "resource_specification" not in bare
-    assert (specified["resource_specification"], specified["user_endpoint_config"]) == ({"num_nodes": 2}, {"a": 1})
+    assert (specified["resource_specification"], specified["user_endpoint_config"]) == ({"num_nodes": 2}, HALF)
     assert (runners["tasks"], runners["resource_specification"]) == ({str(runner_id): ["p"]}, {"num_nodes": 2})
     assert runners["result_serializers"] == list(results)
     assert not is_runners(GROUP)

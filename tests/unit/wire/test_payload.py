@@ -94,11 +94,12 @@ def test_a_call_that_waits_becomes_what_is_packed_at_once(arguments):
 
 
 @pytest.mark.parametrize("arguments", ["QUJD", payload.LateText(lambda: b"QUJD", 10)])
-@pytest.mark.parametrize("lead", ["", 'ü"\\\n\x00'])
+@pytest.mark.parametrize("lead", ["", 'ü"\\\n\x00', "x" * 40_000, "half \ud800"])
 def test_a_call_as_json_is_its_text(lead, arguments):
     call = payload.RunnerCall(lead, arguments)
     assert json.loads(b"".join(payload.json_parts(call))) == str(call)
 
 
 def test_a_text_as_json():
-    assert json.loads(b"".join(payload.json_parts('"ü'))) == '"ü'
+    for text in ('"ü', "half \udcff"):
+        assert json.loads(b"".join(payload.json_parts(text))) == text
