@@ -18,6 +18,11 @@ import urllib3
 
 from parsl_globus.errors import NotAuthorized, RequestRefused, ServiceUnreachable
 
+_NEVER_CONNECTED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ClosedPoolError,
+)
 #: Parts up to this are joined.
 _SHORT_BYTES = 64 * 1024
 
@@ -68,6 +73,12 @@ class DirectPost:
             if answer.status != 401 or renewed or authorizer is None or not authorizer.handle_missing_authorization():
                 raise refusal(answer.status, answer.reason or "", answer.data)
             renewed = True
+
+    def close(self) -> None:
+        """Close its connections; one that is in use closes when it is done."""
+        if self._pool is not None:
+            # The client that it comes from only forgets it.
+            self._pool.close()
 
     def _connect(self) -> None:
         """Find the way that requests would take: by a proxy or not, with which certificates.
@@ -145,7 +156,7 @@ def never_connected(exc: BaseException) -> bool:
         exc = exc.original_error
     if isinstance(exc, urllib3.exceptions.SSLError):
         return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in exc.args)
-    return isinstance(exc, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
+    return isinstance(exc, _NEVER_CONNECTED)
 
 
 def refusal(http_status: int, http_reason: str, body: bytes) -> RequestRefused:

@@ -212,7 +212,7 @@ class ServiceClient(BlobCalls):
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (self._v2, self._v3):
+        for client in (self._submitting, self._v2, self._v3):
             client.close()
 
     @contextmanager

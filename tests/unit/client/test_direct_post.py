@@ -188,6 +188,17 @@ def test_without_a_connection_it_was_not_received(service):
     assert not caught.value.maybe_received
 
 
+def test_when_it_is_closed_nothing_is_sent_any_more(server, service):
+    server.answers.append((200, SUBMITTED))
+    calls = service(server.url)
+    submit(calls)
+    calls.close()
+    with pytest.raises(ServiceUnreachable) as caught:
+        submit(calls)
+    assert not caught.value.maybe_received
+    assert len(server.asked) == 1
+
+
 def test_by_a_proxy(server, service, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//me:secret@"))
     monkeypatch.setenv("no_proxy", "")
