@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 #: AMQP's reply code for what isn't there.
 _NOT_FOUND = 404
+#: How long acknowledgements wait for others, in seconds. By then, whoever waited for a delivery has gone on: the
+#: broker is in no hurry for them, and sending them would hold up both sides.
+ACKNOWLEDGE_AFTER_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class Consumer:
         self._on_deleted = on_deleted
         self._gathered: list[Delivery] = []
         self._channel: Channel | None = None
+        self._lock = threading.Lock()  # of the next two
+        self._to_acknowledge: list[Delivery] = []
+        self._acknowledging_due = False
         #: Of the channel: the tag up to which all deliveries are answered, the highest that is, and those in between
         #: that are not. The broker counts from 1.
         self._answered, self._highest = 0, 0
@@ -107,38 +114,51 @@ class Consumer:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stop consuming. Answers given before are sent first."""
+        self._link.call(self._send_acknowledgements)
         self._link.stop(timeout_s)
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
-        """Tell the broker that these are taken care of. Thread-safe; of broken channels they come again."""
-        acknowledged = list(deliveries)
-
-        def send() -> None:
-            for channel, tags in _by_channel(acknowledged):
-                if self._completes(channel, tags):
-                    # One answer for all: each is a frame, and a system call, here and at the broker.
-                    channel.basic_ack(max(tags), multiple=True)
-                else:
-                    for tag in tags:
-                        channel.basic_ack(tag)
-
-        if acknowledged:
-            self._link.call(send)
+        """Tell the broker soon that these are taken care of. Thread-safe; of broken channels they come again."""
+        with self._lock:
+            self._to_acknowledge += deliveries
+            if self._acknowledging_due or not self._to_acknowledge:
+                return
+            self._acknowledging_due = True
+        if not self._link.call(self._send_acknowledgements):
+            with self._lock:
+                self._acknowledging_due = False
 
     def refuse(self, deliveries: Iterable[Delivery], *, requeue: bool) -> None:
         """Give these back; they come again, or go nowhere without `requeue`. Thread-safe."""
         refused = list(deliveries)
+        with self._lock:
+            before, self._to_acknowledge = self._to_acknowledge, []
 
         def send() -> None:
+            self._send_acknowledged(before)  # in the order given
             for channel, tags in _by_channel(refused):
                 self._completes(channel, tags)
                 for tag in tags:
                     channel.basic_nack(tag, requeue=requeue)
 
-        if refused:
-            self._link.call(send)
+        self._link.call(send)
 
     # ---- on the link's thread -----------------------------------------------------------------------------------
+
+    def _send_acknowledgements(self) -> None:
+        with self._lock:
+            acknowledged, self._to_acknowledge = self._to_acknowledge, []
+            self._acknowledging_due = False
+        self._send_acknowledged(acknowledged)
+
+    def _send_acknowledged(self, acknowledged: Sequence[Delivery]) -> None:
+        for channel, tags in _by_channel(acknowledged):
+            if self._completes(channel, tags):
+                # One answer for all: each is a frame, and a system call, here and at the broker.
+                channel.basic_ack(max(tags), multiple=True)
+            else:
+                for tag in tags:
+                    channel.basic_ack(tag)
 
     def _completes(self, channel: Channel, tags: Sequence[int]) -> bool:
         """Note that these are answered; whether by that, all that came up to the last of them is."""
@@ -161,6 +181,9 @@ class Consumer:
     def _consume(self, channel: Channel) -> None:
         self._gathered = []
         self._channel = channel
+        with self._lock:
+            # What waited was of a channel that is gone, and so is the timer.
+            self._to_acknowledge, self._acknowledging_due = [], False
         self._answered, self._highest, self._open = 0, 0, set()
         channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
         channel.add_on_close_callback(self._closed)
@@ -187,10 +210,10 @@ class Consumer:
             self._on_deleted()
 
     def _arrived(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        # One read of the socket holds many deliveries; pika handles them all before it looks for callbacks again,
-        # so this gathers exactly one read without any wait.
+        # One read of the socket holds many deliveries; pika handles them all before it looks at its timers, so this
+        # gathers exactly one read without any wait.
         if not self._gathered:
-            channel.connection.ioloop.add_callback_threadsafe(self._hand_over)
+            channel.connection.ioloop.call_later(0, self._hand_over)
         self._gathered.append(
             Delivery(
                 body=body,
@@ -206,8 +229,14 @@ class Consumer:
 
     def _hand_over(self) -> None:
         deliveries, self._gathered = self._gathered, []
-        if deliveries:
-            self._on_deliveries(deliveries)
+        if not deliveries:
+            return
+        with self._lock:
+            due, self._acknowledging_due = not self._acknowledging_due, True
+        if due:
+            # Before they are handed over, so that whoever acknowledges them need not wake this thread.
+            deliveries[0].channel.connection.ioloop.call_later(ACKNOWLEDGE_AFTER_S, self._send_acknowledgements)
+        self._on_deliveries(deliveries)
 
 
 def _by_channel(deliveries: Sequence[Delivery]) -> Iterator[tuple[Channel, list[int]]]:

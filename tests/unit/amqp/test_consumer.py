@@ -4,11 +4,13 @@ import gc
 import queue
 import socket
 import threading
+import time
 
 import pytest
 from pika.channel import Channel
 
 from parsl_globus.amqp import Consumer, Delivery
+from parsl_globus.amqp import consumer as consumer_module
 from parsl_globus.errors import LinkGaveUp
 
 DEADLINE_S = 20
@@ -54,24 +56,10 @@ def test_deliveries_come_in_order_and_are_gone_once_acknowledged(bench, consumer
     bench.wait_length(bench.tasks, 0)
 
 
-def test_deliveries_in_turn_are_acknowledged_by_one_answer(bench, consumer, sink, monkeypatch):
-    answers = []
-    answer = Channel.basic_ack
-    monkeypatch.setattr(
-        Channel, "basic_ack", lambda self, tag, multiple=False: (answers.append(tag), answer(self, tag, multiple))
-    )
-    bench.publish(*[b"%d" % i for i in range(300)])
-    got = sink.get(300)
-    consumer.acknowledge(got[:100])
-    consumer.acknowledge(got[100:])
-    consumer.stop()
-    bench.wait_length(bench.tasks, 0)
-    assert answers == [100, 300]
-
-
-def test_what_is_answered_out_of_turn_costs_single_answers_only_until_all_before_it_is(
-    bench, consumer, sink, monkeypatch
-):
+@pytest.fixture
+def answers(monkeypatch):
+    """Tags that are acknowledged, each with whether that is for all before it; not before something else is sent."""
+    monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 600)
     answers = []
     answer = Channel.basic_ack
     monkeypatch.setattr(
@@ -79,19 +67,71 @@ def test_what_is_answered_out_of_turn_costs_single_answers_only_until_all_before
         "basic_ack",
         lambda self, tag, multiple=False: (answers.append((tag, multiple)), answer(self, tag, multiple)),
     )
+    return answers
+
+
+def test_deliveries_in_turn_are_acknowledged_by_one_answer(answers, bench, consumer, sink):
     bench.publish(*[b"%d" % i for i in range(300)])
     got = sink.get(300)
-    consumer.refuse(got[2:3], requeue=False)
+    consumer.acknowledge(got[:100])
+    consumer.acknowledge(got[100:])
+    consumer.stop()
+    bench.wait_length(bench.tasks, 0)
+    assert answers == [(300, True)]
+
+
+def test_what_is_answered_out_of_turn_costs_single_answers_only_until_all_before_it_is(answers, bench, consumer, sink):
+    bench.publish(*[b"%d" % i for i in range(300)])
+    got = sink.get(300)
     consumer.acknowledge(got[3:5])
     consumer.acknowledge(got[8:10])
     consumer.acknowledge([got[7], *got[5:7]])
+    consumer.refuse(got[2:3], requeue=False)
     consumer.acknowledge(got[:2])
     consumer.acknowledge(got[10:200])
     consumer.acknowledge(got[200:])
     consumer.stop()
     bench.wait_length(bench.tasks, 0)
     single = [(tag, False) for tag in (4, 5, 9, 10, 8, 6, 7)]
-    assert answers == [*single, (2, True), (200, True), (300, True)]
+    assert answers == [*single, (300, True)]
+
+
+def test_an_acknowledgement_goes_out_though_nothing_follows(bench, url, sink):
+    consumer = Consumer(lambda: url, bench.tasks, sink.take, name="test", prefetch=1)
+    consumer.start()
+    try:
+        bench.publish(b"a", b"b", b"c")
+        for body in (b"a", b"b"):
+            (one,) = sink.get(1)
+            assert one.body == body
+            consumer.acknowledge([one])
+        (late,) = sink.get(1)
+        bench.publish(b"d")
+        assert sink.deliveries.empty()
+        time.sleep(3 * consumer_module.ACKNOWLEDGE_AFTER_S)  # until nothing is due any more
+        consumer.acknowledge([late])
+        assert sink.get(1)[0].body == b"d"
+    finally:
+        consumer.stop()
+
+
+def test_what_waits_when_the_connection_breaks_holds_up_no_later_acknowledgement(monkeypatch, bench, url, proxy, sink):
+    monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 600)
+    consumer = Consumer(lambda: url, bench.tasks, sink.take, name="test", prefetch=1, on_open=sink.opened.release)
+    consumer.start()
+    try:
+        assert sink.opened.acquire(timeout=DEADLINE_S)
+        bench.publish(b"a", b"b")
+        consumer.acknowledge(sink.get(1))
+        monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 0.005)
+        proxy.cut_once()
+        assert sink.opened.acquire(timeout=DEADLINE_S)
+        (again,) = sink.get(1)
+        assert (again.body, again.redelivered) == (b"a", True)
+        consumer.acknowledge([again])
+        assert sink.get(1)[0].body == b"b"
+    finally:
+        consumer.stop()
 
 
 def test_what_is_answered_out_of_turn_answers_for_nothing_else(bench, consumer, sink, proxy):
