@@ -121,6 +121,14 @@ class Prepared:
         return self._text
 
 
+def run_text(connection: sa.Connection, text: str) -> None:
+    """Run a statement without parameters, of SQLite only."""
+    try:
+        _driver(connection).execute(text).close()
+    except sqlite3.Error as exc:
+        raise _wrapped(text, exc) from exc
+
+
 def _driver(connection: sa.Connection) -> sqlite3.Connection:
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)  # the dialect is SQLite's

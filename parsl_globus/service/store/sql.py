@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -40,22 +41,33 @@ class Trouble(enum.Enum):
     AWAY = "away"
 
 
+class Transactions(Protocol):
+    """Where they come from; an `sa.Engine` is one. Thread-safe."""
+
+    def begin(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction: committed at the end, undone when something is raised in it."""
+
+
 class Database(Protocol):
     """A connected database: what differs between SQLite and PostgreSQL.
 
     Attributes:
-        reader: For statements that only read.
-        writer: For all others; each call is one transaction.
         write_threads: How many writers make sense.
         read_threads: How many readers make sense.
         shared: See `Store`.
     """
 
-    reader: sa.Engine
-    writer: sa.Engine
     write_threads: int
     read_threads: int
     shared: bool
+
+    @property
+    def reader(self) -> Transactions:
+        """For statements that only read."""
+
+    @property
+    def writer(self) -> Transactions:
+        """For all others; each call is one transaction."""
 
     def open(self) -> None:
         """Connect, and see to the schema. Raises `ConfigError`."""
@@ -109,14 +121,16 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         return await self._run(self._readers, self._database.reader, work)
 
-    async def _run(self, threads: ThreadPoolExecutor, engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
+    async def _run(
+        self, threads: ThreadPoolExecutor, database: Transactions, work: Callable[[sa.Connection], _T]
+    ) -> _T:
         """Run `work` in a transaction; again, when it failed through no fault of its own.
 
         It may have been committed even so, and only the answer be lost: what `work` returns must not depend on that.
         """
 
         def run() -> _T:
-            with engine.begin() as connection:
+            with database.begin() as connection:
                 return work(connection)
 
         loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ from parsl_globus.service.store.views import (
 from parsl_globus.wire.states import TaskStage
 
 if TYPE_CHECKING:
-    from parsl_globus.service.store.sql import Database
+    from parsl_globus.service.store.sql import Database, Transactions
 
 _T = TypeVar("_T")
 
@@ -65,7 +65,9 @@ class SqlViews:
 
     if TYPE_CHECKING:
 
-        async def _run(self, threads: ThreadPoolExecutor, engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
+        async def _run(
+            self, threads: ThreadPoolExecutor, database: Transactions, work: Callable[[sa.Connection], _T]
+        ) -> _T:
             """See `SqlStore`."""
 
     async def _view(self, work: Callable[[sa.Connection], _T]) -> _T:

@@ -9,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from parsl_globus.errors import ConfigError
+from parsl_globus.service.store.kept import KeptConnections
+from parsl_globus.service.store.prepared import run_text
 from parsl_globus.service.store.schema import HEAD, current, migrate
 from parsl_globus.service.store.sql import SqlStore, Trouble
 
@@ -37,7 +39,7 @@ class SqliteDatabase:
         self.writer = self._engine("BEGIN IMMEDIATE")
         self.reader = self._engine("BEGIN")
 
-    def _engine(self, begin: str) -> sa.Engine:
+    def _engine(self, begin: str) -> KeptConnections:
         engine = sa.create_engine(f"sqlite:///{self._path}", connect_args={"check_same_thread": False})
 
         @sa.event.listens_for(engine, "connect")
@@ -60,9 +62,9 @@ class SqliteDatabase:
 
         @sa.event.listens_for(engine, "begin")
         def begun(connection: sa.Connection) -> None:
-            connection.exec_driver_sql(begin)
+            run_text(connection, begin)
 
-        return engine
+        return KeptConnections(engine)
 
     def open(self) -> None:
         self.migrate()
