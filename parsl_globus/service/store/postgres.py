@@ -30,6 +30,7 @@ class PostgresDatabase:
         migrate: Bring the schema up to date, instead of refusing one that is not.
     """
 
+    at_once = None
     write_threads = _WRITE_THREADS
     read_threads = _READ_THREADS
 

@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 _PATIENCE_S = 5.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
+#: So many changes at once, and then one by a thread: it moves SQLite's write-ahead log into the file when that is long.
+_AT_ONCE = 500
 
 
 class Trouble(enum.Enum):
@@ -69,6 +71,13 @@ class Database(Protocol):
     def writer(self) -> Transactions:
         """For all others; each call is one transaction."""
 
+    @property
+    def at_once(self) -> Transactions | None:
+        """For changes that take less time than giving them to a thread; `None` where they wait for a server or a disk.
+
+        Fails where it would have to wait for another writer.
+        """
+
     def open(self) -> None:
         """Connect, and see to the schema. Raises `ConfigError`."""
 
@@ -82,6 +91,9 @@ class Database(Protocol):
 class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     """See `Store`. Each call is one transaction, in a thread, so that the event loop never waits for a disk.
 
+    Small changes of a database in this process are no exception: they end in the memory of the system, take a part of a
+    millisecond, and go by a thread where they would have to wait. A thread costs a lone task as much again, twice.
+
     Attributes:
         on_commit: Told how long each call took that changes something, in seconds.
     """
@@ -93,6 +105,9 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         self._writers = ThreadPoolExecutor(database.write_threads, thread_name_prefix="store-write")
         self._readers = ThreadPoolExecutor(database.read_threads, thread_name_prefix="store-read")
         self._viewers = ThreadPoolExecutor(1, thread_name_prefix="store-view")
+        #: Changes that are with the threads, and how many were made at once since the last of them.
+        self._changing = 0
+        self._in_a_row = 0
 
     @property
     def shared(self) -> bool:
@@ -111,12 +126,36 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         self._viewers.shutdown(wait=True, cancel_futures=True)
         self._database.close()
 
-    async def _write(self, work: Callable[[sa.Connection], _T]) -> _T:
+    async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T:
+        """Run `work` in a transaction; `small` tells that it takes no longer than a thread's waking up."""
         began_s = time.perf_counter()
-        outcome = await self._run(self._writers, self._database.writer, work)
+        done = self._write_at_once(work) if small else None
+        outcome = done[0] if done is not None else await self._write_in_thread(work)
         if self.on_commit is not None:
             self.on_commit(time.perf_counter() - began_s)
         return outcome
+
+    def _write_at_once(self, work: Callable[[sa.Connection], _T]) -> tuple[_T] | None:
+        """What `work` returned; `None` if it has to wait."""
+        transactions = self._database.at_once
+        if transactions is None or self._changing or self._in_a_row >= _AT_ONCE:
+            return None
+        try:
+            with transactions.begin() as connection:
+                outcome = work(connection)
+        except sa.exc.OperationalError:
+            # Another process writes, or the disk has failed. A thread may wait for the first, and tells of the second.
+            return None
+        self._in_a_row += 1
+        return (outcome,)
+
+    async def _write_in_thread(self, work: Callable[[sa.Connection], _T]) -> _T:
+        self._changing += 1
+        try:
+            return await self._run(self._writers, self._database.writer, work)
+        finally:
+            self._changing -= 1
+            self._in_a_row = 0
 
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         return await self._run(self._readers, self._database.reader, work)

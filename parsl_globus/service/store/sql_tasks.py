@@ -26,19 +26,23 @@ from parsl_globus.wire.states import TaskStage
 
 _T = TypeVar("_T")
 
+#: A change of no more tasks than this, and no more bytes in all, is a small one.
+_SMALL_TASKS, _SMALL_BYTES = 4, 64 * 1024
+
 
 class SqlTasks:
     """See `Store`; a part of `SqlStore`, whose transactions it uses."""
 
     if TYPE_CHECKING:
 
-        async def _write(self, work: Callable[[sa.Connection], _T]) -> _T: ...
+        async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T: ...
 
         async def _read(self, work: Callable[[sa.Connection], _T]) -> _T: ...
 
     async def add_submission(self, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
         try:
-            await self._write(lambda c: changes.add_submission(c, submission, tasks))
+            small = _is_small([len(task.payload) for task in tasks])
+            await self._write(lambda c: changes.add_submission(c, submission, tasks), small=small)
         except sa.exc.IntegrityError as exc:
             # It may be its own row that it met: the connection was lost while this was committed, and it came again.
             if tasks and await self.tasks([tasks[0].task_id], with_body=False):
@@ -99,7 +103,7 @@ class SqlTasks:
             again, tried = tried, True
             return changes.finish(connection, endings, again)
 
-        return await self._write(work)
+        return await self._write(work, small=_is_small([len(ending.body) for ending in endings]))
 
     async def unfinished_tasks(
         self,
@@ -168,3 +172,7 @@ class SqlTasks:
         used = (GROUPS.c.used_s >= since_s) | GROUPS.c.group_id.in_(waiting)
         query = sa.select(*rows.GROUP_COLUMNS).where(GROUPS.c.has_queue, used)
         return await self._read(lambda c: [rows.to_group(row) for row in c.execute(query)])
+
+
+def _is_small(sizes_bytes: Sequence[int]) -> bool:
+    return len(sizes_bytes) <= _SMALL_TASKS and sum(sizes_bytes) <= _SMALL_BYTES

@@ -38,8 +38,10 @@ class SqliteDatabase:
         self._full_sync = full_sync
         self.writer = self._engine("BEGIN IMMEDIATE")
         self.reader = self._engine("BEGIN")
+        self.at_once = None if full_sync else self._engine("BEGIN IMMEDIATE", waits=False)
 
-    def _engine(self, begin: str) -> KeptConnections:
+    def _engine(self, begin: str, *, waits: bool = True) -> KeptConnections:
+        """Connections; with `waits` they wait for other writers, and move a long write-ahead log into the file."""
         engine = sa.create_engine(f"sqlite:///{self._path}", connect_args={"check_same_thread": False})
 
         @sa.event.listens_for(engine, "connect")
@@ -47,7 +49,7 @@ class SqliteDatabase:
             # The driver's own transactions start late, at the first change; ours start with "begin" below.
             connection.isolation_level = None
             for pragma in (
-                f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+                f"busy_timeout = {_BUSY_TIMEOUT_MS if waits else 0}",
                 "journal_mode = WAL",
                 f"synchronous = {'FULL' if self._full_sync else 'NORMAL'}",
                 "cache_size = -65536",
@@ -55,7 +57,7 @@ class SqliteDatabase:
                 # costs ten times as much then, and tasks wait for it. Nothing here promises that.
                 "secure_delete = FAST",
                 # Writers wait for a checkpoint and its sync: not after each third task with a large argument.
-                f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                f"wal_autocheckpoint = {_CHECKPOINT_PAGES if waits else 0}",
                 f"journal_size_limit = {_CHECKPOINT_PAGES * _PAGE_BYTES}",
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
@@ -90,6 +92,8 @@ class SqliteDatabase:
         return None
 
     def close(self) -> None:
+        if self.at_once is not None:
+            self.at_once.dispose()
         self.reader.dispose()
         self.writer.dispose()
 
