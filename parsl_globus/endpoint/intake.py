@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from parsl_globus.amqp import Delivery
@@ -26,6 +25,7 @@ from parsl_globus.endpoint.failures import (
 from parsl_globus.endpoint.outbox import Outbox
 from parsl_globus.endpoint.spool import Spool, SpooledTask
 from parsl_globus.endpoint.task_log import TaskLog
+from parsl_globus.endpoint.turns import Turns
 from parsl_globus.errors import EndpointError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class _Parsed:
 
 
 class Intake:
-    """One thread on which all tasks pass to the engine.
+    """All tasks pass here to the engine, in turns.
 
     A delivery is acknowledged when its task is on disk; one that was delivered before is acknowledged and dropped.
 
@@ -108,7 +108,9 @@ class Intake:
         self._on_failure = on_failure
         self._keep = True
         self._log = TaskLog(logger)
-        self._queue: SimpleQueue[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel | None] = SimpleQueue()
+        self._turns: Turns[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel] = Turns(
+            self._work, name="intake", on_failure=on_failure
+        )
         self._lock = threading.Lock()  # of the next four
         #: Tasks that wait to be given to the engine again, those that it has, those that it lost and of which it is
         #: just being decided, and those among the latter two that should end.
@@ -119,22 +121,24 @@ class Intake:
         self._stopping = False
         #: Tasks that were handed over more than once, and how often; see `attempt`.
         self._repeated: dict[uuid.UUID, int] = {}
-        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self.received = 0
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._turns.start()
 
     def take(self, answers: Answers, deliveries: list[Delivery]) -> None:
-        """Take deliveries; returns at once. Thread-safe."""
-        self._queue.put((answers, deliveries))
+        """Take deliveries; returns at once, when it is one, perhaps after the engine has it. Thread-safe."""
+        if len(deliveries) == 1:
+            self._turns.put_alone((answers, deliveries))
+        else:
+            self._turns.put((answers, deliveries))
 
     def run_again(self, task: SpooledTask) -> None:
         """Give a task to the engine that is on disk already. Thread-safe."""
         with self._lock:
             self._waiting.add(task.task_id)
-        self._queue.put(task)
+        self._turns.put(task)
 
     def cancel(self, task_ids: Sequence[uuid.UUID], done: Callable[[], None]) -> None:
         """Keep these tasks from running, and end them if they do; returns at once. Thread-safe.
@@ -146,7 +150,7 @@ class Intake:
             task_ids: Of any state, also unknown ones.
             done: Called when those that have not begun can't begin any more.
         """
-        self._queue.put(_Cancel(task_ids, done))
+        self._turns.put(_Cancel(task_ids, done))
 
     def attempt(self, task_id: uuid.UUID) -> int:
         """How often a task that has ended was handed over; tells it once."""
@@ -160,32 +164,15 @@ class Intake:
         """
         self._keep = keep
         self._stopping = True
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._turns.stop(finish=False)
 
-    # ---- on the thread ------------------------------------------------------------------------------------------
+    # ---- in turns -----------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            while True:
-                items = [self._queue.get()]
-                try:
-                    while True:
-                        items.append(self._queue.get_nowait())
-                except Empty:
-                    pass
-                if self._stopping:
-                    return
-                # First, so that what comes together with its cancellation doesn't begin.
-                self._cancel([item for item in items if isinstance(item, _Cancel)])
-                self._handle([item for item in items if isinstance(item, tuple)])
-                self._submit_again([item for item in items if isinstance(item, SpooledTask)])
-        except BaseException as exc:
-            # The outermost loop of this thread: what it holds is unacknowledged or on disk, and the agent ends.
-            logger.exception("The intake ends")
-            self._on_failure(str(exc))
-            raise
+    def _work(self, items: list[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel]) -> None:
+        # First, so that what comes together with its cancellation doesn't begin.
+        self._cancel([item for item in items if isinstance(item, _Cancel)])
+        self._handle([item for item in items if isinstance(item, tuple)])
+        self._submit_again([item for item in items if isinstance(item, SpooledTask)])
 
     def _handle(self, batches: Sequence[tuple[Answers, list[Delivery]]]) -> None:
         if not batches:
@@ -338,7 +325,7 @@ class Intake:
             self._cancelling.discard(task.task_id)
             if again is not None and not cancelled and not self._stopping:
                 self._waiting.add(task.task_id)
-                self._queue.put(again)
+                self._turns.put(again)
         if cancelled:
             text = "The task was cancelled, and ended with its worker."
             self._outbox.put(task.task_id, failure(task.task_id, TASK_CANCELLED, text))

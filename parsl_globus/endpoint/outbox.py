@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from parsl_globus.endpoint.spool import Spool
 from parsl_globus.endpoint.task_log import TaskLog
+from parsl_globus.endpoint.turns import Turns
 from parsl_globus.errors import BrokerRefused
 from parsl_globus.wire.codec import says_error
 
@@ -44,7 +44,7 @@ _Item: TypeAlias = _Ended | _Confirmed | _Refused
 
 
 class Outbox:
-    """One thread that does all writing about results: what waits goes in one commit.
+    """Does all writing about results, in turns: what waits goes in one commit.
 
     Args:
         spool: Where results are kept until they are confirmed.
@@ -64,9 +64,8 @@ class Outbox:
         self._spool = spool
         self._publish = publish
         self._on_spooled = on_spooled
-        self._on_failure = on_failure
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        self._retries: list[tuple[float, _Ended]] = []  # on the thread only
+        self._turns: Turns[_Item] = Turns(self._write, name="outbox", on_failure=on_failure, wait_s=self._wait_s)
+        self._retries: list[tuple[float, _Ended]] = []  # of who has the turn
         self._count = threading.Condition()
         self._unconfirmed = 0
         self._moved = 0
@@ -74,17 +73,21 @@ class Outbox:
         #: How many tasks have ended with a value, and how many with an error.
         self.done = 0
         self.failed = 0
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._turns.start()
 
     def put(self, task_id: uuid.UUID, body: bytes, *, spooled: bool = False) -> None:
         """Send a result home. Thread-safe; `spooled` tells that it is on disk already."""
         with self._count:
             self._unconfirmed += 1
-        self._queue.put(_Ended(task_id, body, spooled))
+            alone = self._unconfirmed == 1
+        item = _Ended(task_id, body, spooled)
+        if alone:
+            self._turns.put_alone(item)
+        else:
+            self._turns.put(item)
 
     @property
     def unconfirmed(self) -> int:
@@ -107,35 +110,13 @@ class Outbox:
 
     def stop(self) -> None:
         """End the thread once it has written down what it was given."""
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(5)
+        self._turns.stop(finish=True)
 
-    # ---- on the thread ------------------------------------------------------------------------------------------
+    # ---- in turns -----------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            while True:
-                items = self._next_items()
-                self._write([item for item in items if item is not None])
-                if None in items:
-                    return
-        except BaseException as exc:
-            # The outermost loop of this thread: without it no result leaves, so the agent must hear of it.
-            logger.exception("The outbox ends")
-            self._on_failure(str(exc))
-            raise
-
-    def _next_items(self) -> list[_Item | None]:
-        items: list[_Item | None] = []
-        try:
-            timeout_s = max(0.0, self._retries[0][0] - time.monotonic()) if self._retries else None
-            items.append(self._queue.get(timeout=timeout_s))
-            while True:
-                items.append(self._queue.get_nowait())
-        except Empty:
-            pass
-        return items
+    def _wait_s(self) -> float | None:
+        retries = self._retries
+        return max(0.0, retries[0][0] - time.monotonic()) if retries else None
 
     def _write(self, items: list[_Item]) -> None:
         ended = [item for item in items if isinstance(item, _Ended)]
@@ -171,10 +152,10 @@ class Outbox:
         def answered(future: Future[None]) -> None:
             error = future.exception()
             if error is None:
-                self._queue.put(_Confirmed(item.task_id))
+                self._turns.put(_Confirmed(item.task_id))
             elif isinstance(error, BrokerRefused):
                 logger.warning("Task %s: the broker refused its result (%s); trying again", item.task_id, error)
-                self._queue.put(_Refused(item))
+                self._turns.put(_Refused(item))
             # Otherwise the link was closed: the result stays on disk for the next start.
 
         self._publish(item.body).add_done_callback(answered)

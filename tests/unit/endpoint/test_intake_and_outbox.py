@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import uuid
 from concurrent.futures import Future
@@ -68,7 +69,8 @@ class Parts:
         self.failures: list[str] = []
         self.engine = ToldEngine()
         self.outbox = Outbox(spool, broker.publish, on_spooled=lambda ids: None, on_failure=self.failures.append)
-        self.intake = Intake(spool, cast(Engine, self.engine), self.outbox, on_failure=self.failures.append, **settings)
+        settings.setdefault("on_failure", self.failures.append)
+        self.intake = Intake(spool, cast(Engine, self.engine), self.outbox, **settings)
         self.outbox.start()
         self.intake.start()
 
@@ -299,13 +301,77 @@ def test_a_task_on_disk_runs_on_demand(parts, broker, spool):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_broken_spool_is_reported_and_nothing_acknowledged(parts, broker, spool, delivery):
-    running = parts()
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_broken_spool_is_reported_once_and_nothing_acknowledged(parts, broker, spool, delivery, count):
+    failures: queue.Queue[str] = queue.Queue()
+    running = parts(on_failure=failures.put)
     spool._db.execute("DROP TABLE tasks")
+    running.intake.take(broker, [delivery() for _ in range(count)])
+    assert failures.get(timeout=60)
     running.intake.take(broker, [delivery()])
-    running.intake._thread.join(5)
-    assert running.failures
+    running.intake.take(broker, [delivery(), delivery()])
+    running.intake._turns._thread.join(60)
+    assert not running.intake._turns._thread.is_alive()
+    assert failures.empty()
     assert broker.acknowledged == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_that_can_t_be_written_are_reported_once_and_not_sent(broker, spool, count):
+    failures: queue.Queue[str] = queue.Queue()
+    outbox = Outbox(spool, broker.publish, on_spooled=lambda ids: None, on_failure=failures.put)
+    spool._db.execute("DROP TABLE results")
+    if count == 1:
+        outbox.start()
+    for _ in range(count):
+        outbox.put(uuid.uuid4(), b"result")
+    if count > 1:
+        outbox.start()
+    assert failures.get(timeout=60)
+    outbox.put(uuid.uuid4(), b"result")
+    outbox._turns._thread.join(60)
+    assert not outbox._turns._thread.is_alive()
+    assert failures.empty()
+    assert broker.published == []
+
+
+def test_a_lone_task_and_its_result_pass_without_a_thread(parts, broker, spool, delivery, monkeypatch):
+    threads = []
+    for part, name in ((Intake, "_work"), (Outbox, "_write")):
+
+        def noting(self, items, original=getattr(part, name)):
+            threads.append(threading.current_thread().name)
+            return original(self, items)
+
+        monkeypatch.setattr(part, name, noting)
+    running = parts()
+    broker.hold = True
+    running.intake.take(broker, [delivery(body=b"x")])
+    # The engine of this test answers at once, so all of it has happened by now.
+    assert (broker.published, len(broker.acknowledged)) == ([b"result of x"], 1)
+    assert threads == [threading.current_thread().name] * 2
+    broker.unconfirmed[0].set_result(None)
+    assert running.outbox.wait_empty(60)
+    assert threads[2:] == ["outbox"]
+
+
+def test_a_lone_task_waits_its_turn_behind_others(parts, broker, spool, delivery):
+    running = parts()
+    first, last = delivery(body=b"first"), delivery(body=b"last")
+    with running.intake._turns._turn:
+        running.intake.take(broker, [first])
+        running.intake.take(broker, [last])
+        assert running.engine.submitted == []
+    broker.wait_for(lambda seen: len(seen.published) == 2)
+    assert broker.acknowledged == [first, last]
+
+
+def test_nothing_begins_after_the_intake_s_stop(parts, broker, delivery):
+    running = parts()
+    running.intake.stop()
+    running.intake.take(broker, [delivery()])
+    assert running.engine.submitted == []
 
 
 def test_a_spool_that_breaks_when_a_task_is_lost_is_reported(parts, broker, spool, delivery):
