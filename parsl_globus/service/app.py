@@ -6,6 +6,7 @@ import logging
 import math
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from parsl_globus.errors import LinkError, RequestRefused, TooManyRequests
@@ -15,6 +16,7 @@ from parsl_globus.service.auth.logins import BrokerLogins
 from parsl_globus.service.broker.base import Broker
 from parsl_globus.service.broker.rabbitmq import RabbitMQBroker
 from parsl_globus.service.config import ServiceConfig
+from parsl_globus.service.direct import Direct
 from parsl_globus.service.page.metrics import RequestTimes
 from parsl_globus.service.page.oidc import router as page_oidc_router
 from parsl_globus.service.page.routes import router as page_router
@@ -47,6 +49,8 @@ def create_app(
     app = FastAPI(title="parsl_globus", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.service = Service(config, store, broker, auth, logins)
     metrics = app.state.service.metrics
+    # The last one is asked first.
+    app.add_middleware(Direct, route=_submit_route(), api=app)
     app.add_middleware(RequestTimes, metrics=metrics)
     if isinstance(store, SqlStore):
         store.on_commit = metrics.commit
@@ -67,6 +71,11 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
     return app
+
+
+def _submit_route() -> APIRoute:
+    (route,) = (r for r in tasks.router.routes if isinstance(r, APIRoute) and r.endpoint is tasks.submit)
+    return route
 
 
 async def _refused(request: Request, exc: Exception) -> Response:
