@@ -43,6 +43,9 @@ class Turns(Generic[_T]):
         self._on_failure = on_failure
         self._wait_s = wait_s
         self._queue: SimpleQueue[tuple[_T] | None] = SimpleQueue()
+        self._count = threading.Lock()  # of the next one
+        #: Items that the thread has yet to work on, or is at.
+        self._waiting = 0
         self._turn = threading.Lock()  # of who works, and of the next one
         self._over = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -53,6 +56,8 @@ class Turns(Generic[_T]):
 
     def put(self, item: _T) -> None:
         """Have the thread work on `item`; returns at once. Thread-safe."""
+        with self._count:
+            self._waiting += 1
         self._queue.put((item,))
 
     def put_alone(self, item: _T) -> None:
@@ -77,10 +82,11 @@ class Turns(Generic[_T]):
             self._turn.release()
 
     def _work_here(self, item: _T) -> bool:
-        if not self._thread.is_alive() or not self._queue.empty() or not self._turn.acquire(blocking=False):
+        if not self._thread.is_alive() or not self._turn.acquire(blocking=False):
             return False
         try:
-            if self._over:
+            # What the thread has taken and waits with for its turn came first.
+            if self._over or self._waiting:
                 return False
             try:
                 self._work([item])
@@ -105,8 +111,11 @@ class Turns(Generic[_T]):
             with self._turn:
                 if self._over:
                     return
+                items = [one[0] for one in waiting if one is not None]
                 try:
-                    self._work([one[0] for one in waiting if one is not None])
+                    self._work(items)
+                    with self._count:
+                        self._waiting -= len(items)
                 except BaseException as exc:
                     # The outermost loop of this thread: others depend on it, and must hear of its end.
                     self._fail(exc)

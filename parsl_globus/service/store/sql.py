@@ -30,7 +30,8 @@ _T = TypeVar("_T")
 _PATIENCE_S = 5.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
-#: So many changes at once, and then one by a thread: it moves SQLite's write-ahead log into the file when that is long.
+#: So many changes at once, then two by a thread: the first moves SQLite's write-ahead log into the file when that is
+#: long, and the second begins the log anew, which is when SQLite waits for the disk.
 _AT_ONCE = 500
 
 
@@ -91,8 +92,9 @@ class Database(Protocol):
 class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     """See `Store`. Each call is one transaction, in a thread, so that the event loop never waits for a disk.
 
-    Small changes of a database in this process are no exception: they end in the memory of the system, take a part of a
-    millisecond, and go by a thread where they would have to wait. A thread costs a lone task as much again, twice.
+    Small changes of a database in this process don't: they end in the memory of the system and take a part of a
+    millisecond, and where they would have to wait for another writer or for the disk they go by a thread, too. A thread
+    costs a lone task as much again, twice.
 
     Attributes:
         on_commit: Told how long each call took that changes something, in seconds.
@@ -105,9 +107,12 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         self._writers = ThreadPoolExecutor(database.write_threads, thread_name_prefix="store-write")
         self._readers = ThreadPoolExecutor(database.read_threads, thread_name_prefix="store-read")
         self._viewers = ThreadPoolExecutor(1, thread_name_prefix="store-view")
-        #: Changes that are with the threads, and how many were made at once since the last of them.
+        #: Changes that are with the threads, and small ones since the last large one.
         self._changing = 0
-        self._in_a_row = 0
+        self._small = 0
+        self._closing = False
+        #: Tasks with large arguments, whose ends are large changes, too.
+        self._large: set[uuid.UUID] = set()
 
     @property
     def shared(self) -> bool:
@@ -117,6 +122,7 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         await asyncio.get_running_loop().run_in_executor(self._writers, self._database.open)
 
     async def close(self) -> None:
+        self._closing = True
         # Waits for what was begun; the threads are idle or about to be, so this is short.
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
@@ -129,7 +135,8 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T:
         """Run `work` in a transaction; `small` tells that it takes no longer than a thread's waking up."""
         began_s = time.perf_counter()
-        done = self._write_at_once(work) if small else None
+        self._small = self._small + 1 if small and self._small <= _AT_ONCE else 0
+        done = self._write_at_once(work) if self._small > 1 else None
         outcome = done[0] if done is not None else await self._write_in_thread(work)
         if self.on_commit is not None:
             self.on_commit(time.perf_counter() - began_s)
@@ -138,16 +145,14 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     def _write_at_once(self, work: Callable[[sa.Connection], _T]) -> tuple[_T] | None:
         """What `work` returned; `None` if it has to wait."""
         transactions = self._database.at_once
-        if transactions is None or self._changing or self._in_a_row >= _AT_ONCE:
+        if transactions is None or self._changing or self._closing:
             return None
         try:
             with transactions.begin() as connection:
-                outcome = work(connection)
+                return (work(connection),)
         except sa.exc.OperationalError:
             # Another process writes, or the disk has failed. A thread may wait for the first, and tells of the second.
             return None
-        self._in_a_row += 1
-        return (outcome,)
 
     async def _write_in_thread(self, work: Callable[[sa.Connection], _T]) -> _T:
         self._changing += 1
@@ -155,7 +160,6 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
             return await self._run(self._writers, self._database.writer, work)
         finally:
             self._changing -= 1
-            self._in_a_row = 0
 
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         return await self._run(self._readers, self._database.reader, work)

@@ -28,12 +28,15 @@ _T = TypeVar("_T")
 
 #: A change of no more tasks than this, and no more bytes in all, is a small one.
 _SMALL_TASKS, _SMALL_BYTES = 4, 64 * 1024
+#: So many tasks with more are remembered at most.
+_LARGE_COUNT = 100_000
 
 
 class SqlTasks:
     """See `Store`; a part of `SqlStore`, whose transactions it uses."""
 
     if TYPE_CHECKING:
+        _large: set[uuid.UUID]
 
         async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T: ...
 
@@ -42,6 +45,8 @@ class SqlTasks:
     async def add_submission(self, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
         try:
             small = _is_small([len(task.payload) for task in tasks])
+            if not small:
+                self._note_large(tasks)
             await self._write(lambda c: changes.add_submission(c, submission, tasks), small=small)
         except sa.exc.IntegrityError as exc:
             # It may be its own row that it met: the connection was lost while this was committed, and it came again.
@@ -50,6 +55,11 @@ class SqlTasks:
             if submission.key is None or await self.submission_reply(submission.owner_id, submission.key) is None:
                 raise
             raise DuplicateSubmission(key=submission.key) from exc
+
+    def _note_large(self, tasks: Sequence[NewTask]) -> None:
+        if len(self._large) >= _LARGE_COUNT:
+            self._large.clear()
+        self._large.update(task.task_id for task in tasks if len(task.payload) > _SMALL_BYTES)
 
     async def mark_sent(self, sender: str, submission_ids: Sequence[uuid.UUID]) -> None:
         await self._write(lambda c: changes.mark_sent(c, sender, submission_ids))
@@ -103,7 +113,11 @@ class SqlTasks:
             again, tried = tried, True
             return changes.finish(connection, endings, again)
 
-        return await self._write(work, small=_is_small([len(ending.body) for ending in endings]))
+        ids = {ending.task_id for ending in endings}
+        # The arguments go with it, as many pages as they have.
+        small = _is_small([len(ending.body) for ending in endings]) and self._large.isdisjoint(ids)
+        self._large -= ids
+        return await self._write(work, small=small)
 
     async def unfinished_tasks(
         self,

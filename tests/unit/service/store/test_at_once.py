@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from parsl_globus.service.store import sql, sqlite
 from parsl_globus.service.store.base import Ending, GroupRecord, NewTask, SubmissionRecord, UserEndpointRecord
@@ -79,29 +80,49 @@ async def finish(store, tasks: list[NewTask], body: bytes = b"\x01result") -> No
 
 def test_few_tasks_go_at_once_and_many_or_large_ones_by_a_thread(path, seen):
     async def scenario(store):
+        await submit(store, "a")  # the first one may find that the log begins anew, which waits for the disk
+        assert by_thread(seen) == [True]
         few = await submit(store, "a", "b")
         await finish(store, few)
-        assert set(seen) == {threading.current_thread().name}
-        seen.clear()
-        await submit(store, LONG)
+        assert by_thread(seen) == [False, False]
+        large = await submit(store, LONG)
         many = await submit(store, *["a"] * 50)
         await finish(store, many)
-        await finish(store, await submit(store, "a"), LONG.encode())
-        assert [name.startswith("store-write") for name in seen] == [True, True, True, False, True]
+        assert by_thread(seen) == [True, True, True]
+        one = await submit(store, "a")
+        other = await submit(store, "a")
+        assert by_thread(seen) == [True, False]
+        await finish(store, one, LONG.encode())
+        await finish(store, large)  # its arguments go
+        await finish(store, other)
+        assert by_thread(seen) == [True, True, True]
+        await finish(store, await submit(store, "a"))
+        assert by_thread(seen) == [False, False]
 
     run(path, scenario)
 
 
+def by_thread(seen: list[str]) -> list[bool]:
+    """Whether they were, of those since the last question."""
+    answer = [name.startswith("store-write") for name in seen]
+    assert answer == [name != threading.current_thread().name for name in seen]
+    seen.clear()
+    return answer
+
+
 def test_with_a_wait_for_the_disk_all_go_by_a_thread(path, seen):
     async def scenario(store):
-        await finish(store, await submit(store, "a"))
-        assert all(name.startswith("store-write") for name in seen)
+        for _ in range(3):
+            await finish(store, await submit(store, "a"))
+        assert by_thread(seen) == [True] * 6
 
     run(path, scenario, full_sync=True)
 
 
 def test_while_another_process_writes_the_loop_goes_on_and_the_change_waits(path, seen):
     async def scenario(store):
+        await submit(store, "first")
+        seen.clear()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         submitting = asyncio.ensure_future(submit(store, "a"))
@@ -115,11 +136,10 @@ def test_while_another_process_writes_the_loop_goes_on_and_the_change_waits(path
         other.execute("COMMIT")
         other.close()
         tasks = [*await asyncio.wait_for(submitting, DEADLINE_S), *await asyncio.wait_for(following, DEADLINE_S)]
-        assert all(name.startswith("store-write") for name in seen)
-        assert [waiting.task for waiting in await store.unfinished_tasks()] == tasks
-        seen.clear()
+        assert by_thread(seen) == [True, True]
+        assert [waiting.task for waiting in await store.unfinished_tasks()][1:] == tasks
         await submit(store, "c")
-        assert seen == [threading.current_thread().name]
+        assert by_thread(seen) == [False]
 
     run(path, scenario)
 
@@ -139,3 +159,39 @@ def test_the_log_of_many_small_changes_is_moved_into_the_file(path, monkeypatch)
         assert path.stat().st_size > 100_000
 
     run(path, scenario)
+
+
+def test_a_change_after_the_close_has_begun_does_not_use_what_is_being_closed(path, seen):
+    async def scenario(store):
+        await submit(store, "a")
+        await submit(store, "b")
+        assert by_thread(seen) == [True, False]
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            while True:  # the threads may still take some
+                await submit(store, "c")
+        await closing
+        assert all(by_thread(seen))
+
+    run(path, scenario)
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(path):
+    database = sqlite.SqliteDatabase(path)
+    database.open()
+    try:
+        with database.writer.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE kinds (kind INTEGER PRIMARY KEY)")
+            connection.exec_driver_sql(
+                "CREATE TABLE things (kind INTEGER REFERENCES kinds DEFERRABLE INITIALLY DEFERRED)"
+            )
+        with database.writer.begin() as connection:
+            driver = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys = ON")
+        with pytest.raises(sa.exc.IntegrityError), database.writer.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO things VALUES (1)")
+        with database.writer.begin() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM things").scalar_one() == 0
+    finally:
+        database.close()
