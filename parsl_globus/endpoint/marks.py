@@ -1,7 +1,8 @@
-"""Marks: one file per hand-over of a task, by which it is certain whether the task has begun or ever will.
+"""Marks: a name in a folder per hand-over of a task, by which it is certain whether it has begun or ever will.
 
-Whoever comes first makes the file: the worker that begins, or the agent that takes the task back. That holds for
-workers of an agent that was killed, too. Anything written into it tells the worker to end the task.
+Whoever comes first makes it: the worker that begins, or the agent that takes the task back. That holds for workers of
+an agent that was killed, too. All marks of a worker are names of one file (see `worker/claim.py`); the name of a mark
+written into it tells the worker to end that task.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: Marks of tasks that were taken back are kept this long: by then, no worker of an earlier agent lives any more.
 _LIFE_S = 14 * 24 * 3600.0
+#: Of the workers' files, beside the folder of the marks, as workers know it; a test compares them.
+WORKERS_FOLDER = "workers"
 
 
 def mark_name(task_id: uuid.UUID, attempt: int) -> str:
@@ -58,8 +61,9 @@ class Marks:
             Whether it was told; not when the task has ended.
         """
         try:
-            with (self._directory / mark_name(task_id, attempt)).open("r+") as mark:
-                mark.write("end")
+            name = mark_name(task_id, attempt)
+            with (self._directory / name).open("r+") as mark:
+                mark.write(f"{name}\n")
         except FileNotFoundError:
             return False
         except OSError as exc:
@@ -69,8 +73,10 @@ class Marks:
 
     def asked_to_end(self, task_id: uuid.UUID, attempt: int) -> bool:
         """Whether a worker was told to end this task, by this agent or an earlier one."""
+        name = mark_name(task_id, attempt)
         try:
-            return (self._directory / mark_name(task_id, attempt)).stat().st_size > 0
+            with (self._directory / name).open() as mark:
+                return mark.readline() == f"{name}\n"
         except OSError:
             return False
 
@@ -80,10 +86,17 @@ class Marks:
 
     def prune(self) -> None:
         """Remove what nobody can ask for any more."""
-        oldest_s = time.time() - _LIFE_S
-        for entry in os.scandir(self._directory):
-            try:
-                if entry.stat().st_mtime < oldest_s:
-                    os.unlink(entry.path)
-            except FileNotFoundError:
-                continue  # its task has ended just now
+        workers = self._directory.parent / WORKERS_FOLDER
+        for folder in (self._directory, *([workers] if workers.is_dir() else [])):
+            _prune(folder)
+
+
+def _prune(folder: Path) -> None:
+    oldest_s = time.time() - _LIFE_S
+    for entry in os.scandir(folder):
+        try:
+            # When it was written, and when it got or lost one of its names.
+            if max(entry.stat().st_mtime, entry.stat().st_ctime) < oldest_s:
+                os.unlink(entry.path)
+        except FileNotFoundError:
+            continue  # its task has ended just now

@@ -24,6 +24,7 @@ from parsl_globus.wire import buffers, payload
 from parsl_globus.wire.codec import pack, unpack
 from parsl_globus.wire.messages import ActorName, Result, ResultErrorDetails, Task, TaskState, TaskTransition
 from parsl_globus.worker import output, runner, sandbox, versions, watch
+from parsl_globus.worker.claim import claim
 
 #: As the public endpoint's limit.
 RESULT_SIZE_LIMIT_BYTES = 10 * 1024 * 1024
@@ -76,8 +77,8 @@ def run_task(
     error: ResultErrorDetails | None = None
     try:
         try:
-            if mark is not None:
-                _claim(mark)
+            if mark is not None and not claim(mark):
+                raise _TakenBackError("The endpoint took this task back before it had begun.")
             output.begin(mark, task_id)
             if mark is not None:
                 watch.begin(mark)
@@ -125,13 +126,6 @@ def run_task(
 
 def _readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _claim(mark: str) -> None:
-    try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        raise _TakenBackError("The endpoint took this task back before it had begun.") from None
 
 
 def _traceback(exc: BaseException) -> str:

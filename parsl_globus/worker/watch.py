@@ -1,4 +1,4 @@
-"""Ends a running task when its endpoint asks for it, which it does by writing into the task's mark.
+"""Ends a running task when its endpoint asks for it, which it does in the task's mark.
 
 A thread of the worker process reads the mark now and then. Then it raises `TaskCancelledError` in the main thread, by
 a signal, so that a sleep or a wait for a subprocess ends as well and `finally` blocks run; what the task has started is
@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from parsl_globus.worker.claim import is_asked
 
 #: How often the thread looks, in seconds; what ends sooner is never looked at.
 _TICK_S = 1.0
@@ -64,7 +66,7 @@ class _Watcher:
                 seen, looked_s = current, now_s
             elif now_s - current.began_s < _YOUNG_S or now_s - looked_s >= _OLD_TICK_S:
                 looked_s = now_s
-                if _is_asked(current.mark):
+                if is_asked(current.mark):
                     self._end(current)
 
     def _end(self, current: _Watched) -> None:
@@ -107,15 +109,6 @@ def over() -> None:
 
 
 _HAS_PROC = hasattr(time, "CLOCK_BOOTTIME")
-
-
-def _is_asked(mark: str) -> bool:
-    # Opened each time: that is when NFS asks its server, whatever it has cached.
-    try:
-        with open(mark, "rb") as stream:
-            return stream.read(1) != b""
-    except OSError:
-        return False
 
 
 def _started_since(ticks: int) -> dict[int, int]:
