@@ -1,8 +1,8 @@
 """Marks: a name in a folder per hand-over of a task, by which it is certain whether it has begun or ever will.
 
 Whoever comes first makes it: the worker that begins, or the agent that takes the task back. That holds for workers of
-an agent that was killed, too. All marks of a worker are names of one file (see `worker/claim.py`); the name of a mark
-written into it tells the worker to end that task.
+an agent that was killed, too. All marks of a worker are names of one file (see `worker/claim.py`); a mark's own name in
+a line of it tells the worker to end that task.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Marks:
         """
         try:
             name = mark_name(task_id, attempt)
-            with (self._directory / name).open("r+") as mark:
+            # Added, as another task of the same worker may be told, too; and only if it is there.
+            with open(self._directory / name, "a", opener=_existing) as mark:
                 mark.write(f"{name}\n")
         except FileNotFoundError:
             return False
@@ -75,8 +76,8 @@ class Marks:
         """Whether a worker was told to end this task, by this agent or an earlier one."""
         name = mark_name(task_id, attempt)
         try:
-            with (self._directory / name).open() as mark:
-                return mark.readline() == f"{name}\n"
+            with (self._directory / name).open() as names:
+                return f"{name}\n" in names
         except OSError:
             return False
 
@@ -89,6 +90,10 @@ class Marks:
         workers = self._directory.parent / WORKERS_FOLDER
         for folder in (self._directory, *([workers] if workers.is_dir() else [])):
             _prune(folder)
+
+
+def _existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def _prune(folder: Path) -> None:

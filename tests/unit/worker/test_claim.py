@@ -85,6 +85,15 @@ def test_a_folder_that_is_gone_is_an_error(mark, tmp_path):
         claim(mark())
 
 
+def test_without_a_file_of_its_own_a_process_makes_each_mark_anew(mark, tmp_path):
+    (tmp_path / claims.FOLDER).write_text("in the way")
+    first, second = mark(), mark()
+    assert claim(first)
+    assert claim(second)
+    assert not os.path.samefile(first, second)
+    assert not claim(first)
+
+
 def test_only_the_task_that_is_meant_is_asked_to_end(mark, marks):
     ended, runs = uuid.uuid4(), uuid.uuid4()
     for task_id in (ended, runs):
@@ -95,17 +104,33 @@ def test_only_the_task_that_is_meant_is_asked_to_end(mark, marks):
     assert (is_asked(mark(ended)), marks.asked_to_end(ended, 1)) == (True, True)
     assert marks.ask_to_end(runs, 1)
     assert (is_asked(mark(runs)), marks.asked_to_end(runs, 1)) == (True, True)
-    assert not is_asked(mark(ended))
 
 
-def test_a_later_hand_over_is_another_task_to_end(mark, marks):
+def test_what_was_asked_first_is_not_forgotten_for_what_is_asked_next(mark, marks):
+    ended, runs = uuid.uuid4(), uuid.uuid4()
+    for task_id in (ended, runs):
+        assert claim(mark(task_id))
+    assert marks.ask_to_end(runs, 1)
+    assert marks.ask_to_end(ended, 1)  # its result is on its way, which the agent doesn't know
+    assert (is_asked(mark(runs)), marks.asked_to_end(runs, 1)) == (True, True)
+
+
+def test_a_task_that_has_ended_can_t_be_asked(mark, marks):
     task_id = uuid.uuid4()
-    second = f"{mark(task_id)}.2"
     assert claim(mark(task_id))
-    assert claim(second)
-    assert marks.ask_to_end(task_id, 1)
-    assert is_asked(mark(task_id))
-    assert not is_asked(second)
-    assert marks.ask_to_end(task_id, 2)
-    assert is_asked(second)
-    assert not is_asked(mark(task_id))
+    marks.forget(task_id, 1)
+    assert not marks.ask_to_end(task_id, 1)
+    assert not os.path.exists(mark(task_id))
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_later_hand_over_is_another_task_to_end(mark, marks, order):
+    task_id = uuid.uuid4()
+    paths = {1: mark(task_id), 2: f"{mark(task_id)}.2"}
+    for path in paths.values():
+        assert claim(path)
+    assert marks.ask_to_end(task_id, order[0])
+    assert is_asked(paths[order[0]])
+    assert not is_asked(paths[order[1]])
+    assert marks.ask_to_end(task_id, order[1])
+    assert is_asked(paths[order[1]])

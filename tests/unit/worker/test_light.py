@@ -27,7 +27,9 @@ def look():
 
 
 def test_what_a_worker_loads_for_us():
-    tries = [look() for _ in range(2)]  # the first one may have had to compile them
+    tries = [look(), look()]  # the first one may have had to compile them
+    while min(took_ms for _, took_ms in tries) > MILLISECONDS and len(tries) < 6:
+        tries.append(look())  # a machine that is busy takes longer, but not each time
     added = tries[0][0]
     ours = [name for name in added if name.partition(".")[0] == "parsl_globus"]
     assert {name.partition(".")[0] for name in added} <= {"parsl_globus", "pybase64"}
