@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import ssl
 import threading
 import time
@@ -15,6 +14,7 @@ import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
+from parsl_globus import jitter
 from parsl_globus.amqp.pika_private import read_more_at_once
 from parsl_globus.errors import LinkGaveUp
 
@@ -140,7 +140,7 @@ class Link:
                 if self._give_up_after_s is not None and down_s >= self._give_up_after_s:
                     self._give_up(LinkGaveUp(after_s=down_s, detail=self._last_failure))
                     return
-                self._stopping.wait(self._pause_s * random.uniform(0.5, 1.5))
+                self._stopping.wait(jitter.around(self._pause_s))
                 self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         except BaseException as exc:
             # The outermost loop of this thread: whoever waits on the link must hear of it, whatever went wrong.

@@ -6,7 +6,6 @@ It follows ProxyStore's protocol without importing ProxyStore, so that a worker 
 from __future__ import annotations
 
 import io
-import random
 import threading
 import time
 import uuid
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import globus_sdk
 
+from parsl_globus import jitter
 from parsl_globus.client.rest import Login, ServiceClient
 from parsl_globus.errors import DecodeError, ExtensionMissing, ParslGlobusError, RequestRefused
 from parsl_globus.wire.documents import EXTENSION_BLOBS
@@ -242,7 +242,7 @@ class BlobConnector:
             except ParslGlobusError as exc:
                 if not may_help_again(exc) or time.monotonic() + pause_s > until:
                     raise
-                if self._closed.wait(pause_s * random.uniform(0.5, 1.5)):
+                if self._closed.wait(jitter.around(pause_s)):
                     raise
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

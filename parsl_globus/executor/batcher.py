@@ -7,7 +7,6 @@ in the next one.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 import uuid
@@ -18,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from parsl_globus import jitter
 from parsl_globus.errors import (
     ExecutorShutDown,
     FunctionNotAllowed,
@@ -313,7 +313,7 @@ class Batcher:
             except (ServiceUnreachable, RequestRefused) as exc:
                 self._check_repeatable(exc, repeatable, time.monotonic() - started)
                 logger.warning("%s: %s will be tried again: %s", self._label, what, exc)
-            self._stopping.wait(pause_s * random.uniform(0.5, 1.5))
+            self._stopping.wait(jitter.around(pause_s))
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _check_repeatable(self, exc: ServiceUnreachable | RequestRefused, repeatable: bool, spent_s: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from parsl_globus import jitter
 from parsl_globus.service.store import changes
 from parsl_globus.service.store.base import ClientRecord, IdentityRecord, Purged, StoreUnavailable, TokenRecord
 from parsl_globus.service.store.changes import select_in
@@ -187,7 +187,7 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
                     raise
                 if loop.time() - began_s > _PATIENCE_S:
                     raise StoreUnavailable(detail=_first_line(exc)) from exc
-            await asyncio.sleep(pause_s if trouble is Trouble.AWAY else random.uniform(0.0, _FIRST_PAUSE_S))
+            await asyncio.sleep(pause_s if trouble is Trouble.AWAY else jitter.up_to(_FIRST_PAUSE_S))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     # ---- identities, clients, tokens --------------------------------------------------------------------------
