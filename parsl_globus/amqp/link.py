@@ -15,8 +15,9 @@ from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
 from parsl_globus import jitter
-from parsl_globus.amqp.pika_private import read_more_at_once
 from parsl_globus.errors import LinkGaveUp
+from parsl_globus.pika_private import read_more_at_once
+from parsl_globus.pika_reason import reason_text
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ class Link:
         if self._told:
             return  # a channel's end, and then that of its connection: the first says why
         self._told = True
-        self._last_failure = _reason_text(reason)
+        self._last_failure = reason_text(reason)
         logger.info("%s is down: %s", self._name, self._last_failure)
 
     def _lost_channel(self) -> None:
@@ -235,15 +236,3 @@ class Link:
         elif not connection.is_closing:
             # pika can't break off an attempt without leaving its socket open, so it may come to its end, see `_opened`.
             connection.ioloop.call_later(OPENING_GRACE_S, connection.ioloop.stop)
-
-
-def _reason_text(reason: Any) -> str:
-    """Why there is no connection. pika wraps what happened to an attempt, and then says nothing of it itself."""
-    inner = reason
-    while not isinstance(inner, str):
-        attempts = getattr(inner, "exceptions", None)
-        deeper = attempts[-1] if attempts else getattr(inner, "exception", None)
-        if deeper is None:
-            break
-        inner = deeper
-    return f"{type(inner).__name__}: {inner}"

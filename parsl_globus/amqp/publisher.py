@@ -14,8 +14,8 @@ from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
 from parsl_globus.amqp.link import Link
-from parsl_globus.amqp.pika_private import written_together
 from parsl_globus.errors import BrokerRefused, LinkClosed, LinkGaveUp, ParslGlobusError
+from parsl_globus.pika_private import written_together
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ PACKAGE = "parsl_globus"
 #: What each room may import of ours; `errors`, `jitter` and `version` are everybody's.
 ROOMS = {
     "wire": {"wire"},
-    "amqp": {"amqp"},
+    "amqp": {"amqp", "pika_private", "pika_reason"},
     "client": {"client", "wire"},
     "worker": {"worker", "wire"},
     "monitoring": {"monitoring", "wire", "amqp"},
     "executor": {"executor", "client", "amqp", "wire", "monitoring"},
     "endpoint": {"endpoint", "client", "amqp", "wire", "monitoring"},
-    "service": {"service", "wire"},
+    "service": {"service", "wire", "pika_private", "pika_reason"},
 }
 EVERYBODYS = {"errors", "jitter", "version"}
 #: These may use every room, but inside functions only: the command must start quickly and without extras.

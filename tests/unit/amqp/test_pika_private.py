@@ -10,7 +10,7 @@ from pika.channel import Channel
 from pika.frame import Method
 
 from parsl_globus.amqp import Link
-from parsl_globus.amqp.pika_private import READ_BYTES, TURN_BYTES, WRITE_BYTES, written_together
+from parsl_globus.pika_private import READ_BYTES, TURN_BYTES, WRITE_BYTES, written_together
 
 DEADLINE_S = 60
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+import pika
 
 from parsl_globus.errors import ConfigError
 
@@ -65,7 +68,38 @@ def service_access(url: str) -> ServiceAccess:
             "Make a user there (rabbitmqctl add_user) and write --broker amqp://USER:PASSWORD@HOST/VHOST."
         )
     query = {"heartbeat": str(_HEARTBEAT_S), **dict(parse_qsl(parts.query))}
-    return ServiceAccess(address, f"{address.url(unquote(parts.username), unquote(parts.password))}?{urlencode(query)}")
+    whole = f"{address.url(unquote(parts.username), unquote(parts.password))}?{urlencode(query)}"
+    try:
+        connection_parameters(whole)
+    except (ValueError, OSError) as exc:
+        raise ConfigError(
+            f"What stands behind the ? in --broker can't be used ({exc}). Known are heartbeat=SECONDS and, with amqps, "
+            "cafile=, certfile= and keyfile= with the names of files."
+        ) from None
+    return ServiceAccess(address, whole)
+
+
+def connection_parameters(url: str) -> pika.URLParameters:
+    """What pika needs to connect to `url`; with amqps, the broker's certificate is checked.
+
+    Args:
+        url: With a login. Behind the `?` stand pika's own parameters, and with amqps `cafile`, the certificates of whom
+            is trusted, and `certfile` and `keyfile`, the service's own.
+
+    Raises:
+        ValueError: There is a parameter that pika doesn't know.
+        OSError: A file can't be read, or holds no certificate.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    ca_file, cert_file, key_file = (query.pop(name, None) for name in ("cafile", "certfile", "keyfile"))
+    parameters = pika.URLParameters(urlunsplit(parts._replace(query=urlencode(query))))
+    if parts.scheme == "amqps":
+        context = ssl.create_default_context(cafile=ca_file)
+        if cert_file is not None:
+            context.load_cert_chain(cert_file, key_file)
+        parameters.ssl_options = pika.SSLOptions(context, parameters.host)
+    return parameters
 
 
 def broker_address(url: str, option: str) -> BrokerAddress:

@@ -9,15 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from aiormq import exceptions
-from aiormq.abc import FieldTable
-from aiormq.channel import Channel
+from pika.exceptions import ChannelClosedByBroker
 
 from parsl_globus.errors import BrokerRefused, ConfigError, LinkClosed, LinkError, LinkGaveUp
 from parsl_globus.service.broker.base import Handler, Publication, Refill
 from parsl_globus.service.broker.rabbitmq.address import broker_address, service_access
+from parsl_globus.service.broker.rabbitmq.channel import FORBIDDEN, LOCKED, NOT_FOUND, OTHERWISE, Channel
 from parsl_globus.service.broker.rabbitmq.consumer import Consumer
-from parsl_globus.service.broker.rabbitmq.session import Session
+from parsl_globus.service.broker.rabbitmq.session import REFUSED_LOGINS, Session
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class RabbitMQBroker:
         try:
             self.kept = await _there(session, _MARKER)
             to_fill = not self.kept and await self._declare(session)
-        except exceptions.AMQPChannelError as exc:
+        except ChannelClosedByBroker as exc:
             await self.stop()
             raise ConfigError(
                 f"The message broker at {self._access.address} does not let the service declare queues ({exc!r}). "
@@ -108,7 +107,7 @@ class RabbitMQBroker:
         while True:
             try:
                 return await Session.open(self._access.url)
-            except exceptions.ProbableAuthenticationError as exc:
+            except REFUSED_LOGINS as exc:
                 raise ConfigError(
                     f"The message broker at {self._access.address} refuses the service's own login. "
                     "Check user, password and virtual host in --broker."
@@ -183,7 +182,7 @@ class RabbitMQBroker:
                 await self._settle(session)
                 self._whole.set()
                 return session
-            except (LinkError, exceptions.AMQPError) as exc:
+            except (LinkError, ChannelClosedByBroker, *REFUSED_LOGINS) as exc:
                 # Said once, when it began; a refused login may be a broker that is just being set up again.
                 logger.debug("The message broker at %s is not ready: %r", self._access.address, exc)
             except Exception:
@@ -206,7 +205,8 @@ class RabbitMQBroker:
         for consumer in list(self._consumers):
             try:
                 await consumer.attach(session)
-            except exceptions.ChannelNotFoundEntity:
+            except ChannelClosedByBroker as exc:
+                _expect(exc, NOT_FOUND)
                 if self.refill is None:
                     self._forget(consumer)
                     continue
@@ -235,13 +235,14 @@ class RabbitMQBroker:
         assert self.refill is not None  # it declared the queues
         await self.refill.publish()
         await session.ask(_declare_marker)
-        await session.ask(lambda channel: channel.queue_delete(_LOCK))
+        await session.ask(lambda channel: channel.ask(channel.raw.queue_delete, _LOCK))
 
     async def _is_first(self, session: Session) -> bool:
         """Whether this process is to fill the broker, and not another one that is at it."""
         try:
-            await session.ask(lambda channel: channel.queue_declare(_LOCK, exclusive=True))
-        except exceptions.ChannelLockedResource:
+            await session.ask(lambda channel: channel.ask(channel.raw.queue_declare, _LOCK, exclusive=True))
+        except ChannelClosedByBroker as exc:
+            _expect(exc, LOCKED)
             return False
         return True
 
@@ -286,33 +287,42 @@ class RabbitMQBroker:
 
     async def declare_exchange(self, name: str) -> None:
         """Make sure the durable topic exchange exists."""
-        await self._ask(lambda channel: channel.exchange_declare(name, exchange_type="topic", durable=True))
+        await self._ask(
+            lambda channel: channel.ask(channel.raw.exchange_declare, name, exchange_type="topic", durable=True)
+        )
 
     async def declare_queue(self, name: str, *, exchange: str = "", binding_key: str = "") -> None:
         """Make sure the durable queue exists; see `Broker.declare_queue`."""
-        arguments: FieldTable = {"x-max-length-bytes": self._limit_bytes, "x-overflow": "reject-publish"}
+        arguments = {"x-max-length-bytes": self._limit_bytes, "x-overflow": "reject-publish"}
         try:
-            await self._ask(lambda channel: channel.queue_declare(name, durable=True, arguments=arguments))
-        except exceptions.ChannelPreconditionFailed as exc:
+            await self._ask(
+                lambda channel: channel.ask(channel.raw.queue_declare, name, durable=True, arguments=arguments)
+            )
+        except ChannelClosedByBroker as exc:
+            _expect(exc, OTHERWISE)
             # Declared with another limit before: it carries messages all the same.
             logger.info("Queue '%s' is used as it is: %r", name, exc)
         if exchange:
             try:
-                await self._ask(lambda channel: channel.queue_bind(name, exchange, routing_key=binding_key))
-            except exceptions.ChannelNotFoundEntity as exc:
+                await self._ask(
+                    lambda channel: channel.ask(channel.raw.queue_bind, name, exchange, routing_key=binding_key)
+                )
+            except ChannelClosedByBroker as exc:
+                _expect(exc, NOT_FOUND)
                 raise BrokerRefused(routing_key=binding_key, detail=f"there is no exchange '{exchange}'") from exc
 
     async def delete_queue(self, name: str) -> None:
         """Remove the queue with what it holds. An unknown queue is not an error."""
-        await self._ask(lambda channel: channel.queue_delete(name))
+        await self._ask(lambda channel: channel.ask(channel.raw.queue_delete, name))
 
     async def queue_length(self, name: str) -> int | None:
         """How many messages wait undelivered in the queue; `None` when there is no such queue."""
         try:
-            reply = await self._ask(lambda channel: channel.queue_declare(name, passive=True))
-        except exceptions.ChannelNotFoundEntity:
+            reply = await self._ask(lambda channel: channel.ask(channel.raw.queue_declare, name, passive=True))
+        except ChannelClosedByBroker as exc:
+            _expect(exc, NOT_FOUND)
             return None
-        return reply.message_count
+        return int(reply.method.message_count)
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Publish all and return when all are confirmed; see `Broker.publish`."""
@@ -330,10 +340,11 @@ class RabbitMQBroker:
         consumer = Consumer(queue, handler, prefetch, self._on_consumer_end)
         try:
             await consumer.attach(await self._current())
-        except exceptions.ChannelNotFoundEntity as exc:
+        except ChannelClosedByBroker as exc:
+            if exc.reply_code == FORBIDDEN:
+                raise BrokerRefused(routing_key=queue, detail="another consumer has it alone") from exc
+            _expect(exc, NOT_FOUND)
             raise BrokerRefused(routing_key=queue, detail="there is no such queue") from exc
-        except exceptions.ChannelAccessRefused as exc:
-            raise BrokerRefused(routing_key=queue, detail="another consumer has it alone") from exc
         self._consumers.append(consumer)
 
     def connection_url(self, username: str, password: str) -> str:
@@ -343,11 +354,18 @@ class RabbitMQBroker:
 
 async def _there(session: Session, queue: str) -> bool:
     try:
-        await session.ask(lambda channel: channel.queue_declare(queue, passive=True))
-    except exceptions.ChannelNotFoundEntity:
+        await session.ask(lambda channel: channel.ask(channel.raw.queue_declare, queue, passive=True))
+    except ChannelClosedByBroker as exc:
+        _expect(exc, NOT_FOUND)
         return False
     return True
 
 
 async def _declare_marker(channel: Channel) -> None:
-    await channel.queue_declare(_MARKER, durable=True)
+    await channel.ask(channel.raw.queue_declare, _MARKER, durable=True)
+
+
+def _expect(exc: ChannelClosedByBroker, reply_code: int) -> None:
+    """Raise it again unless it was closed for this."""
+    if exc.reply_code != reply_code:
+        raise exc

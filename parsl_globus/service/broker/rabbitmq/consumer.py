@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from aiormq import exceptions
-from aiormq.abc import DeliveredMessage
-from aiormq.channel import Channel
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import ChannelClosedByBroker
+from pika.spec import Basic, BasicProperties
 
 from parsl_globus.errors import LinkError
 from parsl_globus.service.broker.base import Delivery, Handler
+from parsl_globus.service.broker.rabbitmq.channel import Channel
 from parsl_globus.service.broker.rabbitmq.session import Session
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ logger = logging.getLogger(__name__)
 #: Pauses before a batch whose handler raised is taken again: the first, doubled each time up to the longest.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
-#: The driver brings a message in within this many turns of the loop, if it can be read.
-_QUIET_TURNS = 12
+#: What can be read comes in within this many turns of the loop, as far as it is read at once.
+_QUIET_TURNS = 2
 
 
 class _Feed:
@@ -32,17 +33,21 @@ class _Feed:
         self.channel = channel
         self.over = False
         self._arrived = arrived
-        self._inbox: list[DeliveredMessage] = []
-        self._tag: str | None = None
+        self._inbox: list[Delivery] = []
+        #: Of the last message in the inbox.
+        self._newest = 0
+        self._consumer = ""
 
     async def open(self, queue: str, prefetch: int) -> None:
-        await self.session.guard(self.channel.basic_qos(prefetch_count=prefetch))
-        reply = await self.session.guard(self.channel.basic_consume(queue, self._take))
-        self._tag = reply.consumer_tag
+        raw = self.channel.raw
+        await self.channel.ask(raw.basic_qos, prefetch_count=prefetch)
+        reply = await self.channel.ask(raw.basic_consume, queue, self._take)
+        self._consumer = reply.method.consumer_tag
 
-    async def _take(self, message: DeliveredMessage) -> None:
+    def _take(self, _raw: PikaChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         if not self.over:
-            self._inbox.append(message)
+            self._inbox.append(Delivery(method.routing_key, body, properties.headers or {}, bool(method.redelivered)))
+            self._newest = method.delivery_tag
             self._arrived.set()
 
     async def settle(self) -> None:
@@ -53,23 +58,23 @@ class _Feed:
             quiet = quiet + 1 if len(self._inbox) == size else 0
             size = len(self._inbox)
 
-    def batch(self) -> list[DeliveredMessage]:
+    def batch(self) -> tuple[list[Delivery], int]:
+        """What has come, and the tag of the last."""
         taken, self._inbox = self._inbox, []
-        return taken
+        return taken, self._newest
 
-    async def ack(self, last: DeliveredMessage) -> None:
+    def ack(self, newest: int) -> None:
         """All up to this one are done."""
-        assert last.delivery_tag is not None  # it was delivered
-        await self.session.guard(self.channel.basic_ack(last.delivery_tag, multiple=True, wait=False))
+        self.channel.tell(self.channel.raw.basic_ack, newest, multiple=True)
 
     async def give_back(self) -> None:
         """Take no more, and put back everything that is not acknowledged, in its old place."""
-        if self._tag is not None:
+        if self._consumer:
             # First no more may be on its way: it would come before what is put back here.
-            await self.session.guard(self.channel.basic_cancel(self._tag))
+            await self.channel.ask(self.channel.raw.basic_cancel, self._consumer)
         self.over = True
         self._inbox = []
-        await self.session.guard(self.channel.basic_nack(0, multiple=True, requeue=True, wait=False))
+        self.channel.tell(self.channel.raw.basic_nack, 0, multiple=True, requeue=True)
 
 
 class Consumer:
@@ -97,7 +102,7 @@ class Consumer:
 
         Raises:
             LinkGaveUp: It broke.
-            AMQPChannelError: There is no such queue, or a client has it alone.
+            ChannelClosedByBroker: There is no such queue, or a client has it alone.
         """
         if self._feed is not None:
             self._feed.over = True
@@ -112,14 +117,12 @@ class Consumer:
 
     def _watch(self, feed: _Feed) -> None:
         def ended(_: object) -> None:
-            if not (feed.over or self._stopping.is_set() or feed.session.lost.done()):
+            if not (feed.over or self._stopping.is_set() or feed.session.over):
                 feed.over = True
                 self._on_end(self)
 
-        feed.channel.closing.add_done_callback(ended)
-        # The set is missing in drivers for Python 3.10, which tell nobody.
-        with suppress(AttributeError):
-            feed.channel.on_consumer_cancel_callbacks.add(ended)
+        feed.channel.closed.add_done_callback(ended)
+        feed.channel.raw.add_on_cancel_callback(ended)
 
     def end(self) -> None:
         """Take nothing more; does not wait for the running batch."""
@@ -144,21 +147,21 @@ class Consumer:
             if feed is None:
                 continue
             await feed.settle()
-            batch = feed.batch()
+            batch, newest = feed.batch()
             if not batch or self._stopping.is_set():
                 continue
             if await self._handle(batch):
                 pause_s = _FIRST_PAUSE_S
                 # Where the connection broke meanwhile, all of this comes again, which handlers sort out.
-                with suppress(LinkError, exceptions.AMQPChannelError):
-                    await feed.ack(batch[-1])
+                with suppress(LinkError):
+                    feed.ack(newest)
             else:
                 await self._pause(feed, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _handle(self, batch: list[DeliveredMessage]) -> bool:
+    async def _handle(self, batch: list[Delivery]) -> bool:
         try:
-            await self._handler([_delivery(message) for message in batch])
+            await self._handler(batch)
         except LinkError as exc:
             logger.warning("Queue '%s': %d messages are taken again later: %s", self.queue, len(batch), exc)
             return False
@@ -187,11 +190,6 @@ class Consumer:
         except LinkError as exc:
             # The next connection begins anew by itself.
             logger.debug("Queue '%s': %s", self.queue, exc)
-        except exceptions.AMQPChannelError as exc:
+        except ChannelClosedByBroker as exc:
             logger.warning("Queue '%s' can't be consumed any more: %r", self.queue, exc)
             self._on_end(self)
-
-
-def _delivery(message: DeliveredMessage) -> Delivery:
-    headers = message.header.properties.headers or {}
-    return Delivery(message.routing_key or "", message.body, headers, bool(message.redelivered))

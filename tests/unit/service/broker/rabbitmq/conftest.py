@@ -2,15 +2,27 @@ from __future__ import annotations
 
 import pytest
 from broker_auth_server import BrokerAuthServer
-from rabbitmq import RabbitMQ
+from certificates import make_certificates
+from rabbitmq import RabbitMQ, free_port
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
+def tls(tmp_path_factory):
+    """Certificates, and the port at which the server takes TLS."""
+    return make_certificates(tmp_path_factory.mktemp("tls")), free_port()
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, tls):
+    certificates, port = tls
+    settings = (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificates.ca}\n"
+        f"ssl_options.certfile = {certificates.cert}\nssl_options.keyfile = {certificates.key}\n"
+    )
     with BrokerAuthServer() as auth:
         server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
         try:
-            yield server.start(auth.settings)
+            yield server.start(f"{auth.settings}\n{settings}")
         finally:
             server.close()
 

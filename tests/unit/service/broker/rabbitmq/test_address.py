@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import traceback
+from urllib.parse import urlencode
 
 import pytest
+from certificates import make_certificates
 
 from parsl_globus.errors import ConfigError
 from parsl_globus.service.broker.rabbitmq import RabbitMQBroker
-from parsl_globus.service.broker.rabbitmq.address import broker_address, service_access
+from parsl_globus.service.broker.rabbitmq.address import broker_address, connection_parameters, service_access
 
 
 @pytest.mark.parametrize(
@@ -29,10 +31,23 @@ def test_a_login_may_hold_any_character():
     assert access.url == "amqp://us%40er:p%2Fw%3A%25@host:5672/%2F?heartbeat=10"
 
 
-def test_options_of_the_url_are_the_service_s_own():
-    access = service_access("amqps://u:p@host/v?heartbeat=3&cafile=/ca.pem")
-    assert access.url == "amqps://u:p@host:5671/v?heartbeat=3&cafile=%2Fca.pem"
+def test_options_of_the_url_are_the_service_s_own(tmp_path):
+    certificates = make_certificates(tmp_path)
+    files = urlencode({"cafile": certificates.ca, "certfile": certificates.cert, "keyfile": certificates.key})
+    access = service_access(f"amqps://u:p@host/v?heartbeat=3&{files}")
+    assert access.url == f"amqps://u:p@host:5671/v?heartbeat=3&{files}"
     assert access.address.url("a", "b") == "amqps://a:b@host:5671/v"
+    parameters = connection_parameters(access.url)
+    assert (parameters.heartbeat, parameters.virtual_host) == (3, "v")
+    assert parameters.ssl_options.server_hostname == "host"
+    assert parameters.ssl_options.context.get_ca_certs()[0]["subject"] == ((("commonName", "test CA"),),)
+
+
+@pytest.mark.parametrize("options", ["heartbeat=soon", "colour=blue", "cafile=/nowhere.pem"])
+def test_options_that_can_t_be_used_are_told_without_the_password(options):
+    with pytest.raises(ConfigError, match="cafile=, certfile= and keyfile=") as refusal:
+        service_access(f"amqps://u:hidden@host/v?{options}")
+    assert "hidden" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

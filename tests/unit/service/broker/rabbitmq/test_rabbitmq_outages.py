@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-import aiormq.abc
 import pytest
 
 from parsl_globus.errors import BrokerRefused, ConfigError, LinkClosed, LinkGaveUp
@@ -272,10 +271,6 @@ def test_what_was_in_hand_when_the_connection_broke_comes_again(server):
     run(main())
 
 
-@pytest.mark.skipif(
-    not hasattr(aiormq.abc, "ConsumerCancelCallback"),
-    reason="the driver for Python 3.10 doesn't tell that a queue was deleted",
-)
 def test_a_deleted_queue_of_the_service_is_made_again(server):
     async def main():
         process, other = Process(server.url), RabbitMQBroker(server.url)
