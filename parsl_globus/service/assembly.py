@@ -30,6 +30,7 @@ from parsl_globus.service.rules.queues import Queues
 from parsl_globus.service.rules.registry import Registry
 from parsl_globus.service.rules.starting import Starter
 from parsl_globus.service.rules.tasks import TaskRules
+from parsl_globus.service.rules.waking import Waker
 from parsl_globus.service.store.base import Store
 from parsl_globus.service.store.blobs import BlobQuota
 from parsl_globus.service.upkeep import Upkeep
@@ -100,6 +101,7 @@ class Service:
             auth,
             repeat_s=config.start_repeat_s,
         )
+        self._waker = Waker(lambda endpoint_id: self._presence.online(endpoint_id, time.time()), starter.wake)
         self.endpoints = EndpointRules(
             store,
             self._registry,
@@ -127,7 +129,7 @@ class Service:
             self.endpoints,
             self.functions,
             self._dispatcher,
-            starter,
+            self._waker,
             self._results,
             max_tasks=config.max_tasks_per_request,
             tell_codes=not config.public_only,
@@ -191,6 +193,7 @@ class Service:
     async def stop(self) -> None:
         """Stop the broker; the store stays open. Calling it twice is harmless."""
         await self._upkeep.stop()
+        await self._waker.stop()
         self.oidc.close()
         await self._broker.stop()
         if self._dispatcher.sender is None:

@@ -22,7 +22,7 @@ from parsl_globus.service.rules.functions import FunctionRules, ReadyFunction
 from parsl_globus.service.rules.presence import Presence
 from parsl_globus.service.rules.queues import Queues
 from parsl_globus.service.rules.registry import Registry
-from parsl_globus.service.rules.starting import Starter
+from parsl_globus.service.rules.waking import Waker
 from parsl_globus.service.store.base import (
     DuplicateSubmission,
     EndpointGone,
@@ -69,7 +69,7 @@ class TaskRules:
         endpoints: Decides who may use which endpoint.
         functions: Decides who may use which function.
         dispatcher: Sends tasks to their endpoints.
-        starter: Starts these.
+        waker: Has these started.
         results: Ends tasks that are cancelled while no endpoint has them.
         max_tasks: Most tasks in one submission.
         tell_codes: Whether a failed task's status has its error code, as an extension of the public protocol.
@@ -85,7 +85,7 @@ class TaskRules:
         endpoints: EndpointRules,
         functions: FunctionRules,
         dispatcher: Dispatcher,
-        starter: Starter,
+        waker: Waker,
         results: ResultIntake,
         *,
         max_tasks: int,
@@ -99,7 +99,7 @@ class TaskRules:
         self._endpoints = endpoints
         self._functions = functions
         self._dispatcher = dispatcher
-        self._starter = starter
+        self._waker = waker
         self._results = results
         self._max_tasks = max_tasks
         self._tell_codes = tell_codes
@@ -178,7 +178,7 @@ class TaskRules:
         self._remember_group(group)
         if plan.tasks:
             await self._send(user_endpoint.endpoint_id, record, plan)
-            await self._starter.wake(user_endpoint)
+            self._waker.wake(user_endpoint)
         return record.reply
 
     def _check_configurations(self, caller: Identity, endpoint_id: uuid.UUID, config: Mapping[str, Any]) -> None:

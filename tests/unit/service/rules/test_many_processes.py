@@ -55,7 +55,12 @@ class Bench:
 
     async def submit(self, service, endpoint_id, function_id, count=1):
         submission = Submission(tasks={function_id: ["p"] * count}, create_queue=True)
-        return await service.tasks.submit(OWNER, endpoint_id, submission)
+        reply = await service.tasks.submit(OWNER, endpoint_id, submission)
+        # Endpoints are woken after the answer.
+        waking = [task for task in asyncio.all_tasks() if task.get_name() == "wake endpoints"]
+        if waking:
+            await asyncio.wait(waking, timeout=60)
+        return reply
 
     async def heartbeat(self, service, endpoint_id, state):
         message = EPStatusReport(endpoint_id=endpoint_id, global_state=state, task_statuses={})
