@@ -187,10 +187,10 @@ def run(
     with needs_extra("service"):
         from parsl_globus.service.config import ServiceConfig
         from parsl_globus.service.server import run_service
+    # An outage is told once, by our own log; pika tells of it at each attempt, in several ways.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
     if log_level is not None:
         logging.getLogger("parsl_globus.service").setLevel(log_level.upper())
-        # An outage is told once, by our own log; pika tells of it at each attempt, in several ways.
-        logging.getLogger("pika").setLevel(logging.CRITICAL)
     config = ServiceConfig(
         data_dir=(data or home() / "service").expanduser().absolute(),
         host=host,

@@ -72,6 +72,7 @@ def main() -> NoReturn:
     logging.getLogger("pika").setLevel(logging.WARNING)
     logging.getLogger("parsl").setLevel(logging.DEBUG if debug else logging.WARNING)
     buffers.keep_freed()
+    buffers.seek_cycles_rarely()
     process = _Process(AgentCredentials.model_validate(start["credentials"]))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop("told to stop"))

@@ -231,7 +231,8 @@ def run_service(config: ServiceConfig, on_ready: Callable[[ServiceAddress], None
     buffers.keep_freed()
     loop = _new_loop()
     stop = asyncio.Event()
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread():  # of a process of its own
+        buffers.seek_cycles_rarely()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
     try:
