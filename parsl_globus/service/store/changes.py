@@ -1,7 +1,8 @@
 """Changes of several statements, each inside one transaction of its caller.
 
 Several processes may make them at once. So rows are locked in one order everywhere: tasks by id, groups by id, then
-user endpoints by id; and whoever waits sees what the other one has done.
+user endpoints by id; and whoever waits sees what the other one has done. `single` has the most frequent two of them as
+one statement each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from parsl_globus.service.store.base import (
     Purged,
     SubmissionRecord,
 )
+from parsl_globus.service.store.judge import judge
 from parsl_globus.service.store.prepared import Prepared
 from parsl_globus.service.store.tables import GROUPS, LEASES, SETTINGS, SUBMISSIONS, TASKS, TOKENS, USER_ENDPOINTS
 from parsl_globus.wire.states import TaskStage
@@ -98,11 +100,12 @@ REPLY_QUERY = sa.select(SUBMISSIONS.c.reply).where(
 def add_submission(connection: sa.Connection, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
     """See `Store.add_submission`; a key that is taken is an `IntegrityError`."""
     _put_group(connection, submission.group, submission.submitted_s)
-    number = _SUBMISSION_INSERT.insert(connection, rows.of_submission(submission))
-    _insert_tasks(connection, number, tasks)
+    # Before the submission, as in `single`: an insert waits for one of the same key.
     counted = {"b_endpoint_id": submission.user_endpoint_id, "b_count": len(tasks)}
     if _SUBMITTED_UPDATE.change(connection, counted) == 0:
         raise EndpointGone(endpoint_id=submission.user_endpoint_id)
+    number = _SUBMISSION_INSERT.insert(connection, rows.of_submission(submission))
+    _insert_tasks(connection, number, tasks)
 
 
 def _put_group(connection: sa.Connection, group: GroupRecord, now_s: float) -> None:
@@ -219,26 +222,17 @@ _FINISH_UPDATE = Prepared(
 
 def finish(connection: sa.Connection, endings: Sequence[Ending], again: bool) -> list[Ended | None]:
     """See `Store.finish_tasks`; `again`: this may have been done before, with the answer lost."""
-    known = _lock_tasks(connection, endings)
-    groups: dict[uuid.UUID, GroupRecord] = {}
+    judgement = judge(_lock_tasks(connection, endings), endings, again)
+    if judgement.taken:
+        _store_endings(connection, judgement.taken)
+    return judgement.outcome
+
+
+def _store_endings(connection: sa.Connection, taken: Sequence[tuple[Any, Ending]]) -> None:
     used: dict[uuid.UUID, float] = {}
-    first: dict[uuid.UUID, float] = {}
     updates: list[dict[str, Any]] = []
     counted: Counter[tuple[uuid.UUID, TaskStage]] = Counter()
-    outcome: list[Ended | None] = []
-    for ending in endings:
-        row = known.get(ending.task_id)
-        if row is None or row.user_endpoint_id != ending.user_endpoint_id:
-            outcome.append(None)
-            continue
-        group = groups.setdefault(row.group_id, rows.to_group(row))
-        ended_s = first.get(ending.task_id, row.completed_s)
-        if ended_s is not None:
-            own = again and ending.task_id not in first and ended_s == ending.completed_s
-            first[ending.task_id] = ended_s
-            outcome.append(Ended(ending.task_id, new=own, group=group, completed_s=ended_s))
-            continue
-        first[ending.task_id] = ending.completed_s
+    for row, ending in taken:
         counted[(ending.user_endpoint_id, ending.stage)] += 1
         used[row.group_id] = max(ending.completed_s, used.get(row.group_id, 0.0))
         updates.append(
@@ -249,12 +243,9 @@ def finish(connection: sa.Connection, endings: Sequence[Ending], again: bool) ->
                 "b_body": ending.body,
             }
         )
-        outcome.append(Ended(ending.task_id, new=True, group=group, completed_s=ending.completed_s))
-    if updates:
-        _FINISH_UPDATE.change_all(connection, updates)
-        _touch_groups(connection, used)
-        _count_endings(connection, counted)
-    return outcome
+    _FINISH_UPDATE.change_all(connection, updates)
+    _touch_groups(connection, used)
+    _count_endings(connection, counted)
 
 
 def _lock_tasks(connection: sa.Connection, endings: Sequence[Ending]) -> dict[uuid.UUID, sa.Row[Any]]:

@@ -40,10 +40,11 @@ class PostgresDatabase:
         self._alone: sa.Connection | None = None
         self._wants_alone = alone
         self.shared = not alone
-        self.writer: sa.Engine = self._engine(_WRITE_THREADS)
-        # A statement that only reads needs no transaction, which would take two more round trips.
+        self.single: sa.Engine = self._engine(_WRITE_THREADS)
+        # The same connections, with transactions.
+        self.writer: sa.Engine = self.single.execution_options(isolation_level="READ COMMITTED")
         # One more connection is for the page, whose queries may be slow, and one for the lock of `alone`.
-        self.reader: sa.Engine = self._engine(_READ_THREADS + 2).execution_options(isolation_level="AUTOCOMMIT")
+        self.reader: sa.Engine = self._engine(_READ_THREADS + 2)
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._place})"
@@ -53,8 +54,10 @@ class PostgresDatabase:
         return f"{self._url.host or 'localhost'}:{self._url.port or 5432}/{self._url.database or ''}"
 
     def _engine(self, size: int) -> sa.Engine:
+        """Connections; what is one statement needs no transaction, which would take two more round trips."""
         return sa.create_engine(
             self._url,
+            isolation_level="AUTOCOMMIT",
             pool_size=size,
             max_overflow=0,
             # Defaults; the URL's own parameters win.

@@ -2,7 +2,7 @@
 
 For a statement that takes the driver a microsecond, SQLAlchemy spends 17 in a loop, and several times that when a lone
 task comes after a pause and nothing of it is in the processor's caches. Each task needs eight. On other databases,
-which are asked over a network, they go the usual way.
+which are asked over a network, they go the usual way, if not all in one as in `single`.
 """
 
 from __future__ import annotations

@@ -73,6 +73,10 @@ class Database(Protocol):
         """For all others; each call is one transaction."""
 
     @property
+    def single(self) -> Transactions | None:
+        """For changes that are one statement, committed when it is done; `None` where a transaction costs no more."""
+
+    @property
     def at_once(self) -> Transactions | None:
         """For changes that take less time than giving them to a thread; `None` where they wait for a server or a disk.
 
@@ -132,12 +136,25 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         self._viewers.shutdown(wait=True, cancel_futures=True)
         self._database.close()
 
-    async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T:
-        """Run `work` in a transaction; `small` tells that it takes no longer than a thread's waking up."""
+    async def _write(
+        self,
+        work: Callable[[sa.Connection], _T],
+        *,
+        small: bool = False,
+        single: Callable[[sa.Connection], _T | None] | None = None,
+    ) -> _T:
+        """Run `work` in a transaction.
+
+        Args:
+            work: What it is.
+            small: It takes no longer than a thread's waking up.
+            single: The same in one statement, where the database has use for that; `None` if it can't be done so, and
+                nothing was changed.
+        """
         began_s = time.perf_counter()
         self._small = self._small + 1 if small and self._small <= _AT_ONCE else 0
         done = self._write_at_once(work) if self._small > 1 else None
-        outcome = done[0] if done is not None else await self._write_in_thread(work)
+        outcome = done[0] if done is not None else await self._write_in_thread(work, single)
         if self.on_commit is not None:
             self.on_commit(time.perf_counter() - began_s)
         return outcome
@@ -154,9 +171,15 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
             # Another process writes, or the disk has failed. A thread may wait for the first, and tells of the second.
             return None
 
-    async def _write_in_thread(self, work: Callable[[sa.Connection], _T]) -> _T:
+    async def _write_in_thread(
+        self, work: Callable[[sa.Connection], _T], single: Callable[[sa.Connection], _T | None] | None
+    ) -> _T:
         self._changing += 1
         try:
+            if single is not None and self._database.single is not None:
+                outcome = await self._run(self._writers, self._database.single, single)
+                if outcome is not None:
+                    return outcome
             return await self._run(self._writers, self._database.writer, work)
         finally:
             self._changing -= 1

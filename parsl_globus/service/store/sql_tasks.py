@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
-from parsl_globus.service.store import changes, rows
+from parsl_globus.service.store import changes, rows, single
 from parsl_globus.service.store.base import (
     DuplicateSubmission,
     Ended,
@@ -25,6 +25,7 @@ from parsl_globus.service.store.tables import ENDPOINTS, GROUPS, SUBMISSIONS, TA
 from parsl_globus.wire.states import TaskStage
 
 _T = TypeVar("_T")
+_Finish = Callable[[sa.Connection, Sequence[Ending], bool], list[Ended | None]]
 
 #: A change of no more tasks than this, and no more bytes in all, is a small one.
 _SMALL_TASKS, _SMALL_BYTES = 4, 64 * 1024
@@ -38,16 +39,30 @@ class SqlTasks:
     if TYPE_CHECKING:
         _large: set[uuid.UUID]
 
-        async def _write(self, work: Callable[[sa.Connection], _T], *, small: bool = False) -> _T: ...
+        async def _write(
+            self,
+            work: Callable[[sa.Connection], _T],
+            *,
+            small: bool = False,
+            single: Callable[[sa.Connection], _T | None] | None = None,
+        ) -> _T: ...
 
         async def _read(self, work: Callable[[sa.Connection], _T]) -> _T: ...
 
     async def add_submission(self, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> None:
+        def work(connection: sa.Connection) -> bool:
+            changes.add_submission(connection, submission, tasks)
+            return True
+
+        def work_in_one(connection: sa.Connection) -> bool | None:
+            return single.add_submission(connection, submission, tasks) or None
+
         try:
-            small = _is_small([len(task.payload) for task in tasks])
+            sizes_bytes = [len(task.payload) for task in tasks]
+            small = _is_small(sizes_bytes)
             if not small:
                 self._note_large(tasks)
-            await self._write(lambda c: changes.add_submission(c, submission, tasks), small=small)
+            await self._write(work, small=small, single=work_in_one if single.fits(sizes_bytes) else None)
         except sa.exc.IntegrityError as exc:
             # It may be its own row that it met: the connection was lost while this was committed, and it came again.
             if tasks and await self.tasks([tasks[0].task_id], with_body=False):
@@ -108,16 +123,21 @@ class SqlTasks:
     async def finish_tasks(self, endings: Sequence[Ending]) -> list[Ended | None]:
         tried = False
 
-        def work(connection: sa.Connection) -> list[Ended | None]:
-            nonlocal tried
-            again, tried = tried, True
-            return changes.finish(connection, endings, again)
+        def by(finish: _Finish) -> Callable[[sa.Connection], list[Ended | None]]:
+            def work(connection: sa.Connection) -> list[Ended | None]:
+                nonlocal tried
+                again, tried = tried, True
+                return finish(connection, endings, again)
+
+            return work
 
         ids = {ending.task_id for ending in endings}
         # The arguments go with it, as many pages as they have.
-        small = _is_small([len(ending.body) for ending in endings]) and self._large.isdisjoint(ids)
+        sizes_bytes = [len(ending.body) for ending in endings]
+        small = _is_small(sizes_bytes) and self._large.isdisjoint(ids)
         self._large -= ids
-        return await self._write(work, small=small)
+        in_one = by(single.finish) if len(ids) == len(endings) and single.fits(sizes_bytes) else None
+        return await self._write(by(changes.finish), small=small, single=in_one)
 
     async def unfinished_tasks(
         self,

@@ -29,6 +29,7 @@ class SqliteDatabase:
             moment (the operating system has it), but the last moments may be lost with the power.
     """
 
+    single = None
     write_threads = 1
     read_threads = 1
     shared = False
