@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import IsolationLevel
 
 from parsl_globus.errors import ConfigError, MissingExtra
 from parsl_globus.service.store import schema
 from parsl_globus.service.store.sql import SqlStore, Trouble
+from parsl_globus.service.store.statements import KeptStatements
 
 #: Writers of one process: while one waits for the disk at its commit, others work.
 _WRITE_THREADS = 4
@@ -40,9 +42,8 @@ class PostgresDatabase:
         self._alone: sa.Connection | None = None
         self._wants_alone = alone
         self.shared = not alone
-        self.single: sa.Engine = self._engine(_WRITE_THREADS)
-        # The same connections, with transactions.
-        self.writer: sa.Engine = self.single.execution_options(isolation_level="READ COMMITTED")
+        self.single = KeptStatements(self._engine(_WRITE_THREADS))
+        self.writer: sa.Engine = self._engine(_WRITE_THREADS, isolation_level="READ COMMITTED")
         # One more connection is for the page, whose queries may be slow, and one for the lock of `alone`.
         self.reader: sa.Engine = self._engine(_READ_THREADS + 2)
 
@@ -53,11 +54,11 @@ class PostgresDatabase:
     def _place(self) -> str:
         return f"{self._url.host or 'localhost'}:{self._url.port or 5432}/{self._url.database or ''}"
 
-    def _engine(self, size: int) -> sa.Engine:
+    def _engine(self, size: int, *, isolation_level: IsolationLevel = "AUTOCOMMIT") -> sa.Engine:
         """Connections; what is one statement needs no transaction, which would take two more round trips."""
         return sa.create_engine(
             self._url,
-            isolation_level="AUTOCOMMIT",
+            isolation_level=isolation_level,
             pool_size=size,
             max_overflow=0,
             # Defaults; the URL's own parameters win.
@@ -155,6 +156,7 @@ class PostgresDatabase:
             self._alone = None
         self.reader.dispose()
         self.writer.dispose()
+        self.single.dispose()
 
 
 def _parse(text: str) -> sa.URL:

@@ -18,14 +18,14 @@ Arrays go in the binary format (`%(name)b`): as text, bytes cost ten times as mu
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from typing import Any
-
-import sqlalchemy as sa
+from typing import Any, NamedTuple
 
 from parsl_globus.service.store import rows
 from parsl_globus.service.store.base import Ended, Ending, NewTask, SubmissionRecord
 from parsl_globus.service.store.judge import judge
+from parsl_globus.service.store.statements import Statements
 from parsl_globus.service.store.tables import TASKS
 from parsl_globus.wire.states import TaskStage
 
@@ -117,16 +117,28 @@ SELECT task_id, completed_s, user_endpoint_id, group_id, owner_id, has_queue, cr
 """
 
 
+class _Known(NamedTuple):
+    """A row of it."""
+
+    task_id: uuid.UUID
+    completed_s: float | None
+    user_endpoint_id: uuid.UUID
+    group_id: uuid.UUID
+    owner_id: uuid.UUID
+    has_queue: bool
+    created_s: float
+
+
 def fits(sizes_bytes: Sequence[int]) -> bool:
     """Whether tasks or endings of these sizes are to go this way: there must be one at least."""
     return len(sizes_bytes) > 0 and sum(sizes_bytes) <= _FIT_BYTES + _FIT_EACH_BYTES * len(sizes_bytes)
 
 
-def add_submission(connection: sa.Connection, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> bool:
+def add_submission(statements: Statements, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> bool:
     """See `Store.add_submission`; a key that is taken is an `IntegrityError`.
 
     Args:
-        connection: One that commits each statement.
+        statements: The connection.
         submission: As there.
         tasks: At least one.
 
@@ -134,7 +146,8 @@ def add_submission(connection: sa.Connection, submission: SubmissionRecord, task
         `False` when nothing was changed, since not all is as it mostly is: `changes.add_submission` does it or tells
         why it can't be done.
     """
-    stored = TASKS.c.payload.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+    dialect = statements.connection.dialect
+    stored = TASKS.c.payload.type.dialect_impl(dialect).bind_processor(dialect)
     assert stored is not None  # text becomes bytes
     values: dict[str, Any] = {
         **rows.of_submission(submission),
@@ -144,14 +157,14 @@ def add_submission(connection: sa.Connection, submission: SubmissionRecord, task
         "function_ids": [task.function_id for task in tasks],
         "payloads": [stored(task.payload) for task in tasks],
     }
-    return connection.exec_driver_sql(_ADD, values).one_or_none() is not None
+    return bool(statements.run(_ADD, values))
 
 
-def finish(connection: sa.Connection, endings: Sequence[Ending], again: bool) -> list[Ended | None]:
+def finish(statements: Statements, endings: Sequence[Ending], again: bool) -> list[Ended | None]:
     """See `Store.finish_tasks` and `changes.finish`.
 
     Args:
-        connection: One that commits each statement.
+        statements: The connection.
         endings: At least one, and each of another task.
         again: As there.
     """
@@ -163,5 +176,5 @@ def finish(connection: sa.Connection, endings: Sequence[Ending], again: bool) ->
         "times": [float(ending.completed_s) for ending in in_order],
         "bodies": [ending.body for ending in in_order],
     }
-    found = connection.exec_driver_sql(_FINISH, values)
+    found = map(_Known._make, statements.run(_FINISH, values))
     return judge({row.task_id: row for row in found}, endings, again).outcome

@@ -22,9 +22,11 @@ from parsl_globus.service.store.sql_endpoints import SqlEndpoints
 from parsl_globus.service.store.sql_people import SqlPeople
 from parsl_globus.service.store.sql_tasks import SqlTasks
 from parsl_globus.service.store.sql_views import SqlViews
+from parsl_globus.service.store.statements import KeptStatements, Statements
 from parsl_globus.service.store.tables import CLIENTS, IDENTITIES, LEASES, SETTINGS, TOKENS
 
 _T = TypeVar("_T")
+_Connection = TypeVar("_Connection", sa.Connection, Statements)
 
 #: How long a call waits for a database that is away, before it fails.
 _PATIENCE_S = 5.0
@@ -73,7 +75,7 @@ class Database(Protocol):
         """For all others; each call is one transaction."""
 
     @property
-    def single(self) -> Transactions | None:
+    def single(self) -> KeptStatements | None:
         """For changes that are one statement, committed when it is done; `None` where a transaction costs no more."""
 
     @property
@@ -141,7 +143,7 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         work: Callable[[sa.Connection], _T],
         *,
         small: bool = False,
-        single: Callable[[sa.Connection], _T | None] | None = None,
+        single: Callable[[Statements], _T | None] | None = None,
     ) -> _T:
         """Run `work` in a transaction.
 
@@ -172,31 +174,34 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
             return None
 
     async def _write_in_thread(
-        self, work: Callable[[sa.Connection], _T], single: Callable[[sa.Connection], _T | None] | None
+        self, work: Callable[[sa.Connection], _T], single: Callable[[Statements], _T | None] | None
     ) -> _T:
         self._changing += 1
         try:
             if single is not None and self._database.single is not None:
-                outcome = await self._run(self._writers, self._database.single, single)
+                outcome = await self._run(self._writers, self._database.single.begin, single)
                 if outcome is not None:
                     return outcome
-            return await self._run(self._writers, self._database.writer, work)
+            return await self._run(self._writers, self._database.writer.begin, work)
         finally:
             self._changing -= 1
 
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
-        return await self._run(self._readers, self._database.reader, work)
+        return await self._run(self._readers, self._database.reader.begin, work)
 
     async def _run(
-        self, threads: ThreadPoolExecutor, database: Transactions, work: Callable[[sa.Connection], _T]
+        self,
+        threads: ThreadPoolExecutor,
+        begin: Callable[[], AbstractContextManager[_Connection]],
+        work: Callable[[_Connection], _T],
     ) -> _T:
-        """Run `work` in a transaction; again, when it failed through no fault of its own.
+        """Run `work` in what `begin` begins; again, when it failed through no fault of its own.
 
         It may have been committed even so, and only the answer be lost: what `work` returns must not depend on that.
         """
 
         def run() -> _T:
-            with database.begin() as connection:
+            with begin() as connection:
                 return work(connection)
 
         loop = asyncio.get_running_loop()

@@ -21,11 +21,12 @@ from parsl_globus.service.store.base import (
     WaitingTask,
 )
 from parsl_globus.service.store.changes import select_in
+from parsl_globus.service.store.statements import Statements
 from parsl_globus.service.store.tables import ENDPOINTS, GROUPS, SUBMISSIONS, TASKS, USER_ENDPOINTS
 from parsl_globus.wire.states import TaskStage
 
 _T = TypeVar("_T")
-_Finish = Callable[[sa.Connection, Sequence[Ending], bool], list[Ended | None]]
+_Connection = TypeVar("_Connection", sa.Connection, Statements)
 
 #: A change of no more tasks than this, and no more bytes in all, is a small one.
 _SMALL_TASKS, _SMALL_BYTES = 4, 64 * 1024
@@ -44,7 +45,7 @@ class SqlTasks:
             work: Callable[[sa.Connection], _T],
             *,
             small: bool = False,
-            single: Callable[[sa.Connection], _T | None] | None = None,
+            single: Callable[[Statements], _T | None] | None = None,
         ) -> _T: ...
 
         async def _read(self, work: Callable[[sa.Connection], _T]) -> _T: ...
@@ -54,8 +55,8 @@ class SqlTasks:
             changes.add_submission(connection, submission, tasks)
             return True
 
-        def work_in_one(connection: sa.Connection) -> bool | None:
-            return single.add_submission(connection, submission, tasks) or None
+        def work_in_one(statements: Statements) -> bool | None:
+            return single.add_submission(statements, submission, tasks) or None
 
         try:
             sizes_bytes = [len(task.payload) for task in tasks]
@@ -123,8 +124,10 @@ class SqlTasks:
     async def finish_tasks(self, endings: Sequence[Ending]) -> list[Ended | None]:
         tried = False
 
-        def by(finish: _Finish) -> Callable[[sa.Connection], list[Ended | None]]:
-            def work(connection: sa.Connection) -> list[Ended | None]:
+        def by(
+            finish: Callable[[_Connection, Sequence[Ending], bool], list[Ended | None]],
+        ) -> Callable[[_Connection], list[Ended | None]]:
+            def work(connection: _Connection) -> list[Ended | None]:
                 nonlocal tried
                 again, tried = tried, True
                 return finish(connection, endings, again)

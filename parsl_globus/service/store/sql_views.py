@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from parsl_globus.service.store.failures import failure_of, looks_failed
+from parsl_globus.service.store.statements import Statements
 from parsl_globus.service.store.tables import FUNCTIONS, SUBMISSIONS, TASKS
 from parsl_globus.service.store.views import (
     HEAD_BYTES,
@@ -28,9 +30,10 @@ from parsl_globus.service.store.views import (
 from parsl_globus.wire.states import TaskStage
 
 if TYPE_CHECKING:
-    from parsl_globus.service.store.sql import Database, Transactions
+    from parsl_globus.service.store.sql import Database
 
 _T = TypeVar("_T")
+_Connection = TypeVar("_Connection", sa.Connection, Statements)
 
 #: Bodies read at a time while failures are searched.
 _BODIES = 100
@@ -66,12 +69,15 @@ class SqlViews:
     if TYPE_CHECKING:
 
         async def _run(
-            self, threads: ThreadPoolExecutor, database: Transactions, work: Callable[[sa.Connection], _T]
+            self,
+            threads: ThreadPoolExecutor,
+            begin: Callable[[], AbstractContextManager[_Connection]],
+            work: Callable[[_Connection], _T],
         ) -> _T:
             """See `SqlStore`."""
 
     async def _view(self, work: Callable[[sa.Connection], _T]) -> _T:
-        return await self._run(self._viewers, self._database.reader, work)
+        return await self._run(self._viewers, self._database.reader.begin, work)
 
     async def task_rows(self, query: TaskQuery, limit: int) -> list[TaskRow]:
         statement = _statement(query, limit)

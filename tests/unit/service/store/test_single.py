@@ -119,7 +119,7 @@ def test_one_plan_is_kept_whatever_the_size(database_url, database):
             query = (
                 "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ 'WITH (used|known)'"
             )
-            plans = connection.execute(sa.text(query)).all()
+            plans = connection.run(query, {})
         # The driver prepares a statement when it has run it five times, and the server plans it anew five times.
         assert [tuple(plan) for plan in plans] == [(5, 20)] * 2
 
