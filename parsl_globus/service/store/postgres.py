@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import IsolationLevel
 
 from parsl_globus.errors import ConfigError, MissingExtra
 from parsl_globus.service.store import schema
 from parsl_globus.service.store.sql import SqlStore, Trouble
-from parsl_globus.service.store.statements import KeptStatements
+from parsl_globus.service.store.statements import KeptStatements, LoneStatements
+
+if TYPE_CHECKING:
+    import psycopg
 
 #: Writers of one process: while one waits for the disk at its commit, others work.
 _WRITE_THREADS = 4
@@ -43,6 +48,7 @@ class PostgresDatabase:
         self._wants_alone = alone
         self.shared = not alone
         self.single = KeptStatements(self._engine(_WRITE_THREADS))
+        self.lone = LoneStatements(self._connect)
         self.writer: sa.Engine = self._engine(_WRITE_THREADS, isolation_level="READ COMMITTED")
         # One more connection is for the page, whose queries may be slow, and one for the lock of `alone`.
         self.reader: sa.Engine = self._engine(_READ_THREADS + 2)
@@ -61,19 +67,30 @@ class PostgresDatabase:
             isolation_level=isolation_level,
             pool_size=size,
             max_overflow=0,
-            # Defaults; the URL's own parameters win.
-            connect_args={
-                name: value
-                for name, value in (
-                    ("connect_timeout", _CONNECT_TIMEOUT_S),
-                    # A server that vanished without a word is given up after half a minute, not after hours.
-                    ("tcp_user_timeout", 30_000),
-                    ("keepalives_idle", 30),
-                    ("application_name", "parsl-globus"),
-                )
-                if name not in self._url.query
-            },
+            connect_args=self._connect_args,
         )
+
+    @property
+    def _connect_args(self) -> dict[str, Any]:
+        """Defaults; the URL's own parameters win."""
+        return {
+            name: value
+            for name, value in (
+                ("connect_timeout", _CONNECT_TIMEOUT_S),
+                # A server that vanished without a word is given up after half a minute, not after hours.
+                ("tcp_user_timeout", 30_000),
+                ("keepalives_idle", 30),
+                ("application_name", "parsl-globus"),
+            )
+            if name not in self._url.query
+        }
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        import psycopg
+
+        positional, named = self.writer.dialect.create_connect_args(self._url)
+        given = {**self._connect_args, **named}
+        return await psycopg.AsyncConnection.connect(*positional, **given, autocommit=True)
 
     def open(self) -> None:
         try:

@@ -19,13 +19,16 @@ Arrays go in the binary format (`%(name)b`): as text, bytes cost ten times as mu
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from parsl_globus.service.store import rows
 from parsl_globus.service.store.base import Ended, Ending, NewTask, SubmissionRecord
 from parsl_globus.service.store.judge import judge
-from parsl_globus.service.store.statements import Statements
+from parsl_globus.service.store.statements import Single
 from parsl_globus.service.store.tables import TASKS
 from parsl_globus.wire.states import TaskStage
 
@@ -117,6 +120,16 @@ SELECT task_id, completed_s, user_endpoint_id, group_id, owner_id, has_queue, cr
 """
 
 
+def _binding() -> Callable[[str], Any]:
+    dialect: sa.Dialect = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
+    bind = TASKS.c.payload.type.dialect_impl(dialect).bind_processor(dialect)
+    assert bind is not None  # text becomes bytes
+    return bind
+
+
+_stored = _binding()
+
+
 class _Known(NamedTuple):
     """A row of it."""
 
@@ -134,37 +147,32 @@ def fits(sizes_bytes: Sequence[int]) -> bool:
     return len(sizes_bytes) > 0 and sum(sizes_bytes) <= _FIT_BYTES + _FIT_EACH_BYTES * len(sizes_bytes)
 
 
-def add_submission(statements: Statements, submission: SubmissionRecord, tasks: Sequence[NewTask]) -> bool:
+def add_submission(submission: SubmissionRecord, tasks: Sequence[NewTask]) -> Single[bool]:
     """See `Store.add_submission`; a key that is taken is an `IntegrityError`.
 
     Args:
-        statements: The connection.
         submission: As there.
         tasks: At least one.
 
     Returns:
-        `False` when nothing was changed, since not all is as it mostly is: `changes.add_submission` does it or tells
+        The change; it has no outcome when not all is as it mostly is: `changes.add_submission` does it then, or tells
         why it can't be done.
     """
-    dialect = statements.connection.dialect
-    stored = TASKS.c.payload.type.dialect_impl(dialect).bind_processor(dialect)
-    assert stored is not None  # text becomes bytes
     values: dict[str, Any] = {
         **rows.of_submission(submission),
         "group_owner_id": submission.group.owner_id,
         "has_queue": submission.group.has_queue,
         "task_ids": [task.task_id for task in tasks],
         "function_ids": [task.function_id for task in tasks],
-        "payloads": [stored(task.payload) for task in tasks],
+        "payloads": [_stored(task.payload) for task in tasks],
     }
-    return bool(statements.run(_ADD, values))
+    return Single(_ADD, values, lambda found: True if found else None)
 
 
-def finish(statements: Statements, endings: Sequence[Ending], again: bool) -> list[Ended | None]:
+def finish(endings: Sequence[Ending], again: bool) -> Single[list[Ended | None]]:
     """See `Store.finish_tasks` and `changes.finish`.
 
     Args:
-        statements: The connection.
         endings: At least one, and each of another task.
         again: As there.
     """
@@ -176,5 +184,9 @@ def finish(statements: Statements, endings: Sequence[Ending], again: bool) -> li
         "times": [float(ending.completed_s) for ending in in_order],
         "bodies": [ending.body for ending in in_order],
     }
-    found = map(_Known._make, statements.run(_FINISH, values))
-    return judge({row.task_id: row for row in found}, endings, again).outcome
+
+    def outcome(found: list[tuple[Any, ...]]) -> list[Ended | None]:
+        known = map(_Known._make, found)
+        return judge({row.task_id: row for row in known}, endings, again).outcome
+
+    return Single(_FINISH, values, outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from parsl_globus.service.store.sql_endpoints import SqlEndpoints
 from parsl_globus.service.store.sql_people import SqlPeople
 from parsl_globus.service.store.sql_tasks import SqlTasks
 from parsl_globus.service.store.sql_views import SqlViews
-from parsl_globus.service.store.statements import KeptStatements, Statements
+from parsl_globus.service.store.statements import KeptStatements, LoneStatements, Single, Statements
 from parsl_globus.service.store.tables import CLIENTS, IDENTITIES, LEASES, SETTINGS, TOKENS
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Connection = TypeVar("_Connection", sa.Connection, Statements)
@@ -79,6 +82,10 @@ class Database(Protocol):
         """For changes that are one statement, committed when it is done; `None` where a transaction costs no more."""
 
     @property
+    def lone(self) -> LoneStatements | None:
+        """For such changes that are small, while no other of them is under way."""
+
+    @property
     def at_once(self) -> Transactions | None:
         """For changes that take less time than giving them to a thread; `None` where they wait for a server or a disk.
 
@@ -129,6 +136,8 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
 
     async def close(self) -> None:
         self._closing = True
+        if self._database.lone is not None:
+            await self._database.lone.close()
         # Waits for what was begun; the threads are idle or about to be, so this is short.
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
@@ -143,20 +152,19 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         work: Callable[[sa.Connection], _T],
         *,
         small: bool = False,
-        single: Callable[[Statements], _T | None] | None = None,
+        single: Callable[[], Single[_T]] | None = None,
     ) -> _T:
         """Run `work` in a transaction.
 
         Args:
             work: What it is.
             small: It takes no longer than a thread's waking up.
-            single: The same in one statement, where the database has use for that; `None` if it can't be done so, and
-                nothing was changed.
+            single: Makes the same in one statement, where the database has use for that.
         """
         began_s = time.perf_counter()
         self._small = self._small + 1 if small and self._small <= _AT_ONCE else 0
         done = self._write_at_once(work) if self._small > 1 else None
-        outcome = done[0] if done is not None else await self._write_in_thread(work, single)
+        outcome = done[0] if done is not None else await self._write_patiently(work, small, single)
         if self.on_commit is not None:
             self.on_commit(time.perf_counter() - began_s)
         return outcome
@@ -173,18 +181,29 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
             # Another process writes, or the disk has failed. A thread may wait for the first, and tells of the second.
             return None
 
-    async def _write_in_thread(
-        self, work: Callable[[sa.Connection], _T], single: Callable[[Statements], _T | None] | None
+    async def _write_patiently(
+        self, work: Callable[[sa.Connection], _T], small: bool, single: Callable[[], Single[_T]] | None
     ) -> _T:
         self._changing += 1
         try:
-            if single is not None and self._database.single is not None:
-                outcome = await self._run(self._writers, self._database.single.begin, single)
+            if single is not None:
+                outcome = await self._write_in_one(small, single)
                 if outcome is not None:
                     return outcome
             return await self._run(self._writers, self._database.writer.begin, work)
         finally:
             self._changing -= 1
+
+    async def _write_in_one(self, small: bool, single: Callable[[], Single[_T]]) -> _T | None:
+        kept, lone = self._database.single, self._database.lone
+        if small and lone is not None and not lone.busy:
+            try:
+                return await lone.run(single())
+            except sa.exc.DBAPIError as exc:
+                if self._database.trouble(exc) is None:
+                    raise
+                logger.debug("A statement is tried again by a thread: %s", _first_line(exc))
+        return None if kept is None else await self._run(self._writers, kept.begin, lambda one: one.run(single()))
 
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         return await self._run(self._readers, self._database.reader.begin, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
@@ -21,12 +22,11 @@ from parsl_globus.service.store.base import (
     WaitingTask,
 )
 from parsl_globus.service.store.changes import select_in
-from parsl_globus.service.store.statements import Statements
+from parsl_globus.service.store.statements import Single
 from parsl_globus.service.store.tables import ENDPOINTS, GROUPS, SUBMISSIONS, TASKS, USER_ENDPOINTS
 from parsl_globus.wire.states import TaskStage
 
 _T = TypeVar("_T")
-_Connection = TypeVar("_Connection", sa.Connection, Statements)
 
 #: A change of no more tasks than this, and no more bytes in all, is a small one.
 _SMALL_TASKS, _SMALL_BYTES = 4, 64 * 1024
@@ -45,7 +45,7 @@ class SqlTasks:
             work: Callable[[sa.Connection], _T],
             *,
             small: bool = False,
-            single: Callable[[Statements], _T | None] | None = None,
+            single: Callable[[], Single[_T]] | None = None,
         ) -> _T: ...
 
         async def _read(self, work: Callable[[sa.Connection], _T]) -> _T: ...
@@ -55,15 +55,13 @@ class SqlTasks:
             changes.add_submission(connection, submission, tasks)
             return True
 
-        def work_in_one(statements: Statements) -> bool | None:
-            return single.add_submission(statements, submission, tasks) or None
-
         try:
             sizes_bytes = [len(task.payload) for task in tasks]
             small = _is_small(sizes_bytes)
+            in_one = partial(single.add_submission, submission, tasks)
             if not small:
                 self._note_large(tasks)
-            await self._write(work, small=small, single=work_in_one if single.fits(sizes_bytes) else None)
+            await self._write(work, small=small, single=in_one if single.fits(sizes_bytes) else None)
         except sa.exc.IntegrityError as exc:
             # It may be its own row that it met: the connection was lost while this was committed, and it came again.
             if tasks and await self.tasks([tasks[0].task_id], with_body=False):
@@ -124,23 +122,24 @@ class SqlTasks:
     async def finish_tasks(self, endings: Sequence[Ending]) -> list[Ended | None]:
         tried = False
 
-        def by(
-            finish: Callable[[_Connection, Sequence[Ending], bool], list[Ended | None]],
-        ) -> Callable[[_Connection], list[Ended | None]]:
-            def work(connection: _Connection) -> list[Ended | None]:
-                nonlocal tried
-                again, tried = tried, True
-                return finish(connection, endings, again)
+        def again() -> bool:
+            nonlocal tried
+            before, tried = tried, True
+            return before
 
-            return work
+        def work(connection: sa.Connection) -> list[Ended | None]:
+            return changes.finish(connection, endings, again())
+
+        def work_in_one() -> Single[list[Ended | None]]:
+            return single.finish(endings, again())
 
         ids = {ending.task_id for ending in endings}
         # The arguments go with it, as many pages as they have.
         sizes_bytes = [len(ending.body) for ending in endings]
         small = _is_small(sizes_bytes) and self._large.isdisjoint(ids)
         self._large -= ids
-        in_one = by(single.finish) if len(ids) == len(endings) and single.fits(sizes_bytes) else None
-        return await self._write(by(changes.finish), small=small, single=in_one)
+        in_one = work_in_one if len(ids) == len(endings) and single.fits(sizes_bytes) else None
+        return await self._write(work, small=small, single=in_one)
 
     async def unfinished_tasks(
         self,

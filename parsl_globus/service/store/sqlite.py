@@ -30,6 +30,7 @@ class SqliteDatabase:
     """
 
     single = None
+    lone = None
     write_threads = 1
     read_threads = 1
     shared = False

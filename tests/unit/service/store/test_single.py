@@ -26,6 +26,7 @@ from parsl_globus.service.store.base import (
     UserEndpointRecord,
 )
 from parsl_globus.service.store.postgres import PostgresDatabase, postgres_store
+from parsl_globus.service.store.statements import LoneStatements, Statements
 from parsl_globus.wire.states import TaskStage
 
 OWNER = uuid.uuid4()
@@ -114,12 +115,12 @@ def test_one_plan_is_kept_whatever_the_size(database_url, database):
         with database.single.begin() as connection:
             for number in range(30):
                 tasks = new_tasks((1, 40)[number % 2])
-                assert single.add_submission(connection, submission(), tasks)
-                assert len(single.finish(connection, [ending(task) for task in tasks], False)) == len(tasks)
+                assert connection.run(single.add_submission(submission(), tasks))
+                assert len(connection.run(single.finish([ending(task) for task in tasks], False))) == len(tasks)
             query = (
                 "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ 'WITH (used|known)'"
             )
-            plans = connection.run(query, {})
+            plans = connection.connection.exec_driver_sql(query).all()
         # The driver prepares a statement when it has run it five times, and the server plans it anew five times.
         assert [tuple(plan) for plan in plans] == [(5, 20)] * 2
 
@@ -236,12 +237,15 @@ def test_both_ways_at_once_end_each_task_once_and_never_stop_each_other(database
                 changes.add_submission(connection, record, [task])
         else:
             with database.single.begin() as connection:
-                assert single.add_submission(connection, record, [task])
+                assert connection.run(single.add_submission(record, [task]))
 
     def finish(number: int, endings: list[Ending]) -> None:
-        usual = number < 2
-        with (database.writer if usual else database.single).begin() as connection:
-            outcome = (changes if usual else single).finish(connection, endings, False)
+        if number < 2:
+            with database.writer.begin() as connection:
+                outcome = changes.finish(connection, endings, False)
+        else:
+            with database.single.begin() as connection:
+                outcome = connection.run(single.finish(endings, False))
         new[number] += sum(ended.new for ended in outcome)
 
     def work(number: int) -> None:
@@ -310,3 +314,30 @@ def test_what_was_done_though_the_answer_was_lost_is_told_as_done(postgres, data
 
     with TcpProxy(postgres.port) as proxy:
         run(database_url.replace(f":{postgres.port}/", f":{proxy.port}/"), scenario, proxy)
+
+
+def test_small_changes_go_without_a_thread_one_at_a_time(database_url, monkeypatch):
+    ways: list[str] = []
+    for kind in (LoneStatements, Statements):
+        run_it = kind.run
+
+        def noted(self, change, kind=kind, run_it=run_it):
+            ways.append(kind.__name__)
+            return run_it(self, change)
+
+        monkeypatch.setattr(kind, "run", noted)
+
+    async def scenario(store):
+        tasks = new_tasks(3)
+        await store.add_submission(submission(), tasks)
+        assert ways == ["LoneStatements"]
+        ways.clear()
+        await asyncio.gather(*(store.finish_tasks([ending(task)]) for task in tasks))
+        assert sorted(ways) == ["LoneStatements", "Statements", "Statements"]
+        ways.clear()
+        many = new_tasks(40)
+        await store.add_submission(submission(), many)
+        assert ways == ["Statements"]
+        assert (await store.counts())[HERE] == TaskCounts(submitted=43, done=3)
+
+    run(database_url, scenario)
