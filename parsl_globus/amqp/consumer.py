@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 #: AMQP's reply code for what isn't there.
 _NOT_FOUND = 404
-#: How long acknowledgements wait for others, in seconds. By then, whoever waited for a delivery has gone on: the
-#: broker is in no hurry for them, and sending them would hold up both sides.
-ACKNOWLEDGE_AFTER_S = 0.005
+#: How long acknowledgements wait for others, in seconds, if they are fewer than these. The broker is in no hurry for
+#: them, and sending one for each of some tasks that come one after another would hold up both sides each time.
+ACKNOWLEDGE_AFTER_S, ACKNOWLEDGE_COUNT = 0.05, 64
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class Consumer:
         self._lock = threading.Lock()  # of the next two
         self._to_acknowledge: list[Delivery] = []
         self._acknowledging_due = False
+        #: So many are sent at once: the broker must not wait for them before it sends more.
+        self._many = min(ACKNOWLEDGE_COUNT, max(1, prefetch // 4)) if prefetch else ACKNOWLEDGE_COUNT
         #: Of the channel: the tag up to which all deliveries are answered, the highest that is, and those in between
         #: that are not. The broker counts from 1.
         self._answered, self._highest = 0, 0
@@ -121,7 +123,8 @@ class Consumer:
         """Tell the broker soon that these are taken care of. Thread-safe; of broken channels they come again."""
         with self._lock:
             self._to_acknowledge += deliveries
-            if self._acknowledging_due or not self._to_acknowledge:
+            many = len(self._to_acknowledge) >= self._many
+            if not self._to_acknowledge or (self._acknowledging_due and not many):
                 return
             self._acknowledging_due = True
         if not self._link.call(self._send_acknowledgements):

@@ -60,6 +60,7 @@ def test_deliveries_come_in_order_and_are_gone_once_acknowledged(bench, consumer
 def answers(monkeypatch):
     """Tags that are acknowledged, each with whether that is for all before it; not before something else is sent."""
     monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 600)
+    monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_COUNT", 600)
     answers = []
     answer = Channel.basic_ack
     monkeypatch.setattr(
@@ -98,6 +99,7 @@ def test_what_is_answered_out_of_turn_costs_single_answers_only_until_all_before
 
 def test_an_acknowledgement_goes_out_though_nothing_follows(bench, url, sink):
     consumer = Consumer(lambda: url, bench.tasks, sink.take, name="test", prefetch=1)
+    consumer._many = 2  # so that each waits for the timer
     consumer.start()
     try:
         bench.publish(b"a", b"b", b"c")
@@ -115,9 +117,29 @@ def test_an_acknowledgement_goes_out_though_nothing_follows(bench, url, sink):
         consumer.stop()
 
 
+@pytest.mark.parametrize(("prefetch", "count"), [(0, consumer_module.ACKNOWLEDGE_COUNT), (40, 10)])
+def test_many_acknowledgements_do_not_wait(monkeypatch, bench, url, sink, prefetch, count):
+    monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 600)
+    consumer = Consumer(
+        lambda: url, bench.tasks, sink.take, name="test", prefetch=prefetch, on_open=sink.opened.release
+    )
+    consumer.start()
+    try:
+        assert sink.opened.acquire(timeout=DEADLINE_S)
+        bench.publish(*[b"%d" % number for number in range(count)])
+        got = sink.get(count)
+        consumer.acknowledge(got[:-1])
+        assert len(consumer._to_acknowledge) == count - 1
+        consumer.acknowledge(got[-1:])
+        wait_until(lambda: consumer._to_acknowledge == [], "they were not sent")
+    finally:
+        consumer.stop()
+
+
 def test_what_waits_when_the_connection_breaks_holds_up_no_later_acknowledgement(monkeypatch, bench, url, proxy, sink):
     monkeypatch.setattr(consumer_module, "ACKNOWLEDGE_AFTER_S", 600)
     consumer = Consumer(lambda: url, bench.tasks, sink.take, name="test", prefetch=1, on_open=sink.opened.release)
+    monkeypatch.setattr(consumer, "_many", 2)
     consumer.start()
     try:
         assert sink.opened.acquire(timeout=DEADLINE_S)

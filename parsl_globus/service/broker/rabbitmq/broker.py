@@ -17,6 +17,7 @@ from parsl_globus.service.broker.rabbitmq.address import broker_address, service
 from parsl_globus.service.broker.rabbitmq.channel import FORBIDDEN, LOCKED, NOT_FOUND, OTHERWISE, Channel
 from parsl_globus.service.broker.rabbitmq.consumer import Consumer
 from parsl_globus.service.broker.rabbitmq.session import REFUSED_LOGINS, Session
+from parsl_globus.service.broker.rabbitmq.within import within
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +134,11 @@ class RabbitMQBroker:
         consumers, self._consumers = self._consumers, []
         await asyncio.gather(*(consumer.stop(_STOP_GRACE_S) for consumer in consumers))
         if keeper is not None:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            while not keeper.done():  # what it calls may miss that it is cancelled
+                keeper.cancel()
+                await asyncio.wait([keeper], timeout=_STOP_GRACE_S)
+            if not keeper.cancelled() and (failure := keeper.exception()) is not None:
+                logger.error("What kept the connection to the message broker had failed", exc_info=failure)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -266,7 +269,7 @@ class RabbitMQBroker:
     async def wait_whole(self, limit_s: float) -> None:
         """Wait until the broker has all queues, at most `limit_s`."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._whole.wait(), limit_s)
+            await within(limit_s, self._whole.wait())
 
     # ---- calls ----------------------------------------------------------------------------------------------------
 
@@ -275,7 +278,7 @@ class RabbitMQBroker:
             if self._stopped:
                 raise LinkClosed
             try:
-                await asyncio.wait_for(self._connected.wait(), _PATIENCE_S)
+                await within(_PATIENCE_S, self._connected.wait())
             except asyncio.TimeoutError as exc:
                 raise LinkGaveUp(after_s=_PATIENCE_S, detail=f"{self._access.address} does not answer") from exc
         if self._session is None:

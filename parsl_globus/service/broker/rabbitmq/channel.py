@@ -14,6 +14,7 @@ from pika.frame import Method
 
 from parsl_globus.errors import LinkGaveUp
 from parsl_globus.pika_reason import reason_text
+from parsl_globus.service.broker.rabbitmq.within import within
 
 #: Why a broker closes a channel, as `ChannelClosedByBroker.reply_code` (AMQP 0-9-1, section 1.1 of its definitions).
 FORBIDDEN, NOT_FOUND, LOCKED, OTHERWISE = 403, 404, 405, 406
@@ -59,7 +60,7 @@ class Channel:
         self._waiting.add(answer)
         try:
             request(*args, **kwargs, callback=partial(_answer, answer))
-            return await asyncio.wait_for(answer, _REPLY_S)
+            return await within(_REPLY_S, answer)
         except asyncio.TimeoutError as exc:
             raise LinkGaveUp(after_s=time.monotonic() - began_s, detail="the broker does not answer") from exc
         except _CLOSED as exc:

@@ -15,12 +15,15 @@ from parsl_globus.errors import LinkError
 from parsl_globus.service.broker.base import Delivery, Handler
 from parsl_globus.service.broker.rabbitmq.channel import Channel
 from parsl_globus.service.broker.rabbitmq.session import Session
+from parsl_globus.service.broker.rabbitmq.within import within
 
 logger = logging.getLogger(__name__)
 
 #: Pauses before a batch whose handler raised is taken again: the first, doubled each time up to the longest.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
+#: How long acknowledgements wait for others, in seconds, if they are for fewer messages than these.
+_ACKNOWLEDGE_AFTER_S, _ACKNOWLEDGE_COUNT = 0.05, 64
 #: What can be read comes in within this many turns of the loop, as far as it is read at once.
 _QUIET_TURNS = 2
 
@@ -34,12 +37,15 @@ class _Feed:
         self.over = False
         self._arrived = arrived
         self._inbox: list[Delivery] = []
-        #: Of the last message in the inbox.
-        self._newest = 0
+        #: Of the last message in the inbox, the last one that is done, and the last one that the broker was told of.
+        self._newest = self._done = self._told = 0
+        self._telling: asyncio.TimerHandle | None = None
+        self._many = 1
         self._consumer = ""
 
     async def open(self, queue: str, prefetch: int) -> None:
         raw = self.channel.raw
+        self._many = min(_ACKNOWLEDGE_COUNT, max(1, prefetch // 4))
         await self.channel.ask(raw.basic_qos, prefetch_count=prefetch)
         reply = await self.channel.ask(raw.basic_consume, queue, self._take)
         self._consumer = reply.method.consumer_tag
@@ -64,11 +70,27 @@ class _Feed:
         return taken, self._newest
 
     def ack(self, newest: int) -> None:
-        """All up to this one are done."""
-        self.channel.tell(self.channel.raw.basic_ack, newest, multiple=True)
+        """All up to this one are done; the broker is told soon."""
+        self._done = newest
+        if self._done - self._told >= self._many:
+            self.tell()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_ACKNOWLEDGE_AFTER_S, self.tell)
+
+    def tell(self) -> None:
+        """Tell the broker what is done."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        if self._done > self._told:
+            self._told = self._done
+            # Where the connection broke meanwhile, all of this comes again, which handlers sort out.
+            with suppress(LinkError):
+                self.channel.tell(self.channel.raw.basic_ack, self._done, multiple=True)
 
     async def give_back(self) -> None:
-        """Take no more, and put back everything that is not acknowledged, in its old place."""
+        """Take no more, and put back everything that is not done, in its old place."""
+        self.tell()
         if self._consumer:
             # First no more may be on its way: it would come before what is put back here.
             await self.channel.ask(self.channel.raw.basic_cancel, self._consumer)
@@ -137,6 +159,8 @@ class Consumer:
             if late:
                 self._task.cancel()
                 await asyncio.wait([self._task])
+        if self._feed is not None:
+            self._feed.tell()
 
     async def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -152,9 +176,7 @@ class Consumer:
                 continue
             if await self._handle(batch):
                 pause_s = _FIRST_PAUSE_S
-                # Where the connection broke meanwhile, all of this comes again, which handlers sort out.
-                with suppress(LinkError):
-                    feed.ack(newest)
+                feed.ack(newest)
             else:
                 await self._pause(feed, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -181,7 +203,7 @@ class Consumer:
         try:
             await feed.give_back()
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                await within(pause_s, self._stopping.wait())
             if self._feed is feed and not self._stopping.is_set():
                 again = _Feed(feed.session, feed.channel, self._arrived)
                 self._feed = again

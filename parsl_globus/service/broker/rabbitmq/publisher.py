@@ -17,6 +17,7 @@ from parsl_globus.pika_private import written_together
 from parsl_globus.pika_reason import reason_text
 from parsl_globus.service.broker.base import Publication
 from parsl_globus.service.broker.rabbitmq.channel import Channel
+from parsl_globus.service.broker.rabbitmq.within import within
 
 #: A broker short of memory or disk stops reading: what it has not confirmed by then counts as not taken.
 _CONFIRM_S = 60.0
@@ -86,7 +87,7 @@ class Publisher:
                 self._send(publication, batch)
         try:
             if batch.left:
-                await asyncio.wait_for(batch.done, _CONFIRM_S)
+                await within(_CONFIRM_S, batch.done)
         except asyncio.TimeoutError as exc:
             raise LinkGaveUp(after_s=time.monotonic() - began_s, detail="the broker does not confirm") from exc
         if batch.refused is not None:

@@ -24,6 +24,7 @@ from parsl_globus.service.broker.base import Publication
 from parsl_globus.service.broker.rabbitmq.address import connection_parameters
 from parsl_globus.service.broker.rabbitmq.channel import Channel
 from parsl_globus.service.broker.rabbitmq.publisher import Publisher
+from parsl_globus.service.broker.rabbitmq.within import within
 
 _T = TypeVar("_T")
 
@@ -86,7 +87,7 @@ class Session:
             on_close_callback=lambda _connection, reason: self._lose(reason_text(reason)),
             custom_ioloop=asyncio.get_running_loop(),
         )
-        await asyncio.wait_for(self._opened, 2 * _CONNECT_S)
+        await within(2 * _CONNECT_S, self._opened)
 
     def _on_opened(self, connection: AsyncioConnection) -> None:
         read_more_at_once(connection)

@@ -67,7 +67,7 @@ async def running(*processes: Process, fills: bool = True):
         yield
     finally:
         for process in processes:
-            await process.broker.stop()
+            await asyncio.wait_for(process.broker.stop(), DEADLINE_S)
 
 
 async def in_thread(call, *args, **kwargs):
