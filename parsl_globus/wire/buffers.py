@@ -40,4 +40,4 @@ def keep_freed() -> bool:
 
 def seek_cycles_rarely() -> None:
     """Have the collector begin after 50,000 new objects instead of 700; for processes that are ours alone."""
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 20, 10)

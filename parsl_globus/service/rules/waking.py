@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 #: How long after the first of some tasks it is looked whether an endpoint is still there that was there last.
 LOOK_AGAIN_S = 1.0
+#: How long a look that is under way is waited for at the end.
+_GRACE_S = 1.0
 
 
 class Waker:
@@ -64,6 +66,7 @@ class _Looks:
         self._after_s = after_s
         self._due: dict[uuid.UUID, UserEndpointRecord] = {}
         self._task: asyncio.Task[None] | None = None
+        self._asleep = False
 
     def add(self, user_endpoint: UserEndpointRecord) -> None:
         self._due[user_endpoint.endpoint_id] = user_endpoint
@@ -73,7 +76,9 @@ class _Looks:
     async def _run(self) -> None:
         try:
             while self._due:
+                self._asleep = True
                 await asyncio.sleep(self._after_s)
+                self._asleep = False
                 due, self._due = self._due, {}
                 for user_endpoint in due.values():
                     await self._look(user_endpoint)
@@ -82,6 +87,10 @@ class _Looks:
 
     async def stop(self) -> None:
         task = self._task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return
+        if not self._asleep:
+            # A command that was claimed, but not sent, would hold up those of other processes.
+            await asyncio.wait([task], timeout=_GRACE_S)
+        task.cancel()
+        await asyncio.wait([task])

@@ -105,7 +105,8 @@ class Database(Protocol):
 class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
     """See `Store`. Each call is one transaction, in a thread, so that the event loop never waits for a disk.
 
-    Small changes of a database in this process don't: they end in the memory of the system and take a part of a
+    A small change that is one statement to a server is awaited in the event loop, while no other of them is. And small
+    changes of a database in this process are made there: they end in the memory of the system and take a part of a
     millisecond, and where they would have to wait for another writer or for the disk they go by a thread, too. A thread
     costs a lone task as much again, twice.
 
@@ -196,14 +197,17 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
 
     async def _write_in_one(self, small: bool, single: Callable[[], Single[_T]]) -> _T | None:
         kept, lone = self._database.single, self._database.lone
-        if small and lone is not None and not lone.busy:
+        began_s = asyncio.get_running_loop().time()
+        if small and lone is not None and lone.free:
             try:
                 return await lone.run(single())
             except sa.exc.DBAPIError as exc:
                 if self._database.trouble(exc) is None:
                     raise
                 logger.debug("A statement is tried again by a thread: %s", _first_line(exc))
-        return None if kept is None else await self._run(self._writers, kept.begin, lambda one: one.run(single()))
+        if kept is None:
+            return None
+        return await self._run(self._writers, kept.begin, lambda one: one.run(single()), began_s)
 
     async def _read(self, work: Callable[[sa.Connection], _T]) -> _T:
         return await self._run(self._readers, self._database.reader.begin, work)
@@ -213,6 +217,7 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
         threads: ThreadPoolExecutor,
         begin: Callable[[], AbstractContextManager[_Connection]],
         work: Callable[[_Connection], _T],
+        began_s: float | None = None,
     ) -> _T:
         """Run `work` in what `begin` begins; again, when it failed through no fault of its own.
 
@@ -224,7 +229,7 @@ class SqlStore(SqlEndpoints, SqlTasks, SqlPeople, SqlViews, SqlBlobs):
                 return work(connection)
 
         loop = asyncio.get_running_loop()
-        began_s, pause_s = loop.time(), _FIRST_PAUSE_S
+        began_s, pause_s = loop.time() if began_s is None else began_s, _FIRST_PAUSE_S
         while True:
             try:
                 return await loop.run_in_executor(threads, run)

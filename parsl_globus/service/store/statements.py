@@ -6,6 +6,7 @@ giving the connection back took two thirds as much processor time as all else, a
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import psycopg
 
 _T = TypeVar("_T")
+
+#: How long a statement that is under way is waited for at the end.
+_CLOSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,34 +114,43 @@ class LoneStatements:
     Args:
         connect: Makes it, in the mode in which each statement is committed.
 
-    Attributes:
-        busy: Whether a statement is under way.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
-        self.busy = False
+        self._lock = asyncio.Lock()
+        self._closed = False
         self._connect = connect
         self._driver: psycopg.AsyncConnection[Any] | None = None
 
+    @property
+    def free(self) -> bool:
+        """Whether it may be asked now."""
+        return not (self._closed or self._lock.locked())
+
     async def run(self, single: Single[_T]) -> _T | None:
-        """See `Statements.run`."""
+        """See `Statements.run`; only while it is free."""
+        async with self._lock:
+            rows = await self._run(single)
+        return single.outcome(rows)
+
+    async def _run(self, single: Single[Any]) -> list[tuple[Any, ...]]:
         import psycopg
 
-        self.busy = True
         try:
             if self._driver is None or self._driver.closed:
                 self._driver = await self._connect()
             cursor = await self._driver.execute(cast(Any, single.text), single.values)
-            rows = await cursor.fetchall()
+            return await cursor.fetchall()
         except psycopg.Error as exc:
             broken = self._driver is None or self._driver.closed
             raise _wrapped(single.text, exc, broken=bool(broken)) from exc
-        finally:
-            self.busy = False
-        return single.outcome(rows)
 
     async def close(self) -> None:
-        """Close it; nobody may use it any more. Calling it twice is harmless."""
+        """Close it, after the statement that is under way if that ends soon. Calling it twice is harmless."""
+        self._closed = True
+        ended = asyncio.ensure_future(self._lock.acquire())
+        await asyncio.wait([ended], timeout=_CLOSE_S)
+        ended.cancel()
         driver, self._driver = self._driver, None
         if driver is not None:
             await driver.close()

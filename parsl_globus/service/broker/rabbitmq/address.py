@@ -71,7 +71,7 @@ def service_access(url: str) -> ServiceAccess:
     whole = f"{address.url(unquote(parts.username), unquote(parts.password))}?{urlencode(query)}"
     try:
         connection_parameters(whole)
-    except (ValueError, OSError) as exc:
+    except (ValueError, TypeError, SyntaxError, OSError) as exc:
         raise ConfigError(
             f"What stands behind the ? in --broker can't be used ({exc}). Known are heartbeat=SECONDS and, with amqps, "
             "cafile=, certfile= and keyfile= with the names of files."

@@ -129,22 +129,26 @@ class Consumer:
         if self._feed is not None:
             self._feed.over = True
         feed = _Feed(session, await session.channel(), self._arrived)
+        ended = self._watch(feed)
         await feed.open(self.queue, self._prefetch)
+        feed.channel.closed.add_done_callback(ended)
         self._feed = feed
         # What came before this line woke the old feed's loop in vain.
         self._arrived.set()
-        self._watch(feed)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"consume {self.queue}")
 
-    def _watch(self, feed: _Feed) -> None:
+    def _watch(self, feed: _Feed) -> Callable[[object], None]:
+        """Hear of it when the broker cancels; returns what is to be told when the channel is closed, too."""
+
         def ended(_: object) -> None:
             if not (feed.over or self._stopping.is_set() or feed.session.over):
                 feed.over = True
                 self._on_end(self)
 
-        feed.channel.closed.add_done_callback(ended)
+        # Before it consumes: both may come in one read.
         feed.channel.raw.add_on_cancel_callback(ended)
+        return ended
 
     def end(self) -> None:
         """Take nothing more; does not wait for the running batch."""
@@ -207,11 +211,14 @@ class Consumer:
             if self._feed is feed and not self._stopping.is_set():
                 again = _Feed(feed.session, feed.channel, self._arrived)
                 self._feed = again
+                ended = self._watch(again)
                 await again.open(self.queue, self._prefetch)
-                self._watch(again)
+                again.channel.closed.add_done_callback(ended)
         except LinkError as exc:
-            # The next connection begins anew by itself.
             logger.debug("Queue '%s': %s", self.queue, exc)
+            # The next connection begins anew by itself; one that does not answer is not waited for.
+            if not feed.session.over and not self._stopping.is_set():
+                self._on_end(self)
         except ChannelClosedByBroker as exc:
             logger.warning("Queue '%s' can't be consumed any more: %r", self.queue, exc)
             self._on_end(self)

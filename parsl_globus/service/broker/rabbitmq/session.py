@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import (
     ChannelClosedByBroker,
+    ConnectionClosedByBroker,
     ConnectionWrongStateError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
@@ -32,6 +34,8 @@ _T = TypeVar("_T")
 REFUSED_LOGINS = (ProbableAuthenticationError, ProbableAccessDeniedError)
 
 _CONNECT_S = 10.0
+#: So long a broker that is short of memory or disk may read nothing before the connection counts as lost.
+_BLOCKED_S = 50.0
 _CLOSE_S = 2.0
 
 
@@ -71,6 +75,7 @@ class Session:
         try:
             await session._open(url)
         except asyncio.TimeoutError as exc:
+            session._hang_up()
             raise LinkGaveUp(after_s=time.monotonic() - began_s, detail="the broker does not answer") from exc
         except BaseException:
             session._hang_up()
@@ -80,6 +85,8 @@ class Session:
     async def _open(self, url: str) -> None:
         parameters = connection_parameters(url)
         parameters.socket_timeout = parameters.stack_timeout = _CONNECT_S
+        # In time for who waits for a confirm; what was not taken is not kept for it, either.
+        parameters.blocked_connection_timeout = _BLOCKED_S
         self._connection = AsyncioConnection(
             parameters,
             on_open_callback=self._on_opened,
@@ -91,20 +98,23 @@ class Session:
 
     def _on_opened(self, connection: AsyncioConnection) -> None:
         read_more_at_once(connection)
-        if not self._opened.done():
+        if self._opened.done():  # nobody waits for it any more
+            connection.close()
+        else:
             self._opened.set_result(None)
 
     def _on_failed(self, _connection: AsyncioConnection, reason: Exception) -> None:
         if not self._opened.done():
-            known = isinstance(reason, REFUSED_LOGINS)
+            # pika takes every loss during the login for one of these.
+            known = isinstance(reason, REFUSED_LOGINS) and ConnectionClosedByBroker.__name__ in str(reason)
             self._opened.set_exception(reason if known else LinkGaveUp(after_s=0, detail=reason_text(reason)))
 
     def _hang_up(self) -> None:
         self.over = True
-        # It may be closing, or was never opened.
-        with suppress(ConnectionWrongStateError):
-            if self._connection is not None:
-                self._connection.close()
+        connection = self._connection
+        if connection is not None and not (connection.is_closing or connection.is_closed):
+            with suppress(ConnectionWrongStateError):
+                connection.close()
 
     async def close(self) -> None:
         """Say good-bye. Calling it twice is harmless."""
@@ -126,7 +136,7 @@ class Session:
         opened: asyncio.Future[PikaChannel] = asyncio.get_running_loop().create_future()
         assert self._connection is not None  # it was opened
         try:
-            self._connection.channel(on_open_callback=opened.set_result)
+            self._connection.channel(on_open_callback=partial(_opened_channel, opened))
         except ConnectionWrongStateError as exc:
             raise LinkGaveUp(after_s=0, detail="the connection broke") from exc
         await asyncio.wait([opened, self.lost], timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -150,6 +160,8 @@ class Session:
                 return await call(channel)
             except (ChannelClosedByBroker, LinkGaveUp):
                 self._asking = None
+                if channel.raw.is_open:  # it does not answer
+                    channel.raw.close()
                 raise
 
     async def publish(self, publications: Sequence[Publication]) -> None:
@@ -165,3 +177,10 @@ class Session:
             return await Publisher.open(await self.channel())
         except ChannelClosedByBroker as exc:
             raise LinkGaveUp(after_s=0, detail=reason_text(exc)) from exc
+
+
+def _opened_channel(opened: asyncio.Future[PikaChannel], raw: PikaChannel) -> None:
+    if opened.done():  # nobody waits for it any more
+        raw.close()
+    else:
+        opened.set_result(raw)

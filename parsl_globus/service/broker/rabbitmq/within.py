@@ -26,3 +26,4 @@ async def within(limit_s: float, awaited: Awaitable[_T]) -> _T:
         return future.result()
     finally:
         future.cancel()  # which a done one takes no notice of
+        del future  # it may hold an exception that holds this frame, and all that called it
