@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import psutil
 import pytest
+from tcp_proxy import TcpProxy
 
 from parsl_globus.errors import BrokerRefused, LinkGaveUp
 from parsl_globus.service.broker.base import Publication
-from parsl_globus.service.broker.rabbitmq import session
+from parsl_globus.service.broker.rabbitmq import channel, session
+from parsl_globus.service.broker.rabbitmq.consumer import Consumer
 from parsl_globus.service.broker.rabbitmq.session import REFUSED_LOGINS, Session
 
 DEADLINE_S = 40.0
@@ -118,5 +121,72 @@ def test_what_is_published_on_a_closed_connection_fails_at_once(server):
             await opened.publish([Publication("kept", b"late")])
         with pytest.raises(LinkGaveUp):
             await opened.ask(lambda channel: channel.ask(channel.raw.queue_delete, "kept"))
+
+    run(main())
+
+
+@pytest.fixture
+def proxy(server):
+    with TcpProxy(server.port) as proxy:
+        yield proxy
+
+
+def through(proxy, server) -> str:
+    return server.url.replace(f":{server.port}/", f":{proxy.port}/")
+
+
+def test_a_channel_that_opens_too_late_leaves_the_connection_alone(server, proxy, monkeypatch):
+    async def main():
+        opened = await Session.open(through(proxy, server))
+        try:
+            monkeypatch.setattr(session, "_CONNECT_S", 0.2)
+            proxy.hold()
+            with pytest.raises(LinkGaveUp):
+                await opened.channel()
+            monkeypatch.setattr(session, "_CONNECT_S", DEADLINE_S)
+            proxy.release()
+            await opened.ask(lambda channel: channel.ask(channel.raw.queue_declare, "kept", durable=True))
+            assert not opened.lost.done()
+        finally:
+            await opened.close()
+
+    run(main())
+
+
+def test_an_attempt_that_is_given_up_leaves_no_connection(server, proxy, monkeypatch):
+    monkeypatch.setattr(session, "_CONNECT_S", 0.2)
+
+    async def main():
+        proxy.hold()
+        with pytest.raises(LinkGaveUp):
+            await Session.open(through(proxy, server))
+        proxy.release()
+        while any(one.raddr and one.raddr.port == proxy.port for one in psutil.Process().net_connections()):
+            await asyncio.sleep(0.02)
+
+    run(main())
+
+
+def test_a_consumer_whose_broker_does_not_answer_ends_instead_of_dying_in_silence(server, proxy, monkeypatch):
+    async def main():
+        opened = await Session.open(through(proxy, server))
+        ended = asyncio.Event()
+
+        async def fail(deliveries):
+            monkeypatch.setattr(channel, "_REPLY_S", 0.2)
+            proxy.hold()
+            raise LinkGaveUp(after_s=0, detail="no confirm")
+
+        consumer = Consumer("inbox", fail, 100, lambda _consumer: ended.set())
+        try:
+            await opened.ask(lambda channel: channel.ask(channel.raw.queue_declare, "inbox", durable=True))
+            await opened.publish([Publication("inbox", b"1")])
+            await consumer.attach(opened)
+            await ended.wait()
+            assert not opened.lost.done()
+        finally:
+            proxy.release()
+            await consumer.stop(1)
+            await opened.close()
 
     run(main())
