@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pika.adapters.select_connection import SelectConnection
+from pika.adapters.base_connection import BaseConnection
 
 #: Bytes of one read. With more than this, pika copies what is left of it for too many small frames.
 READ_BYTES = 64 * 1024
@@ -21,7 +21,7 @@ TURN_BYTES = 512 * 1024
 WRITE_BYTES = 64 * 1024
 
 
-def read_more_at_once(connection: SelectConnection) -> None:
+def read_more_at_once(connection: BaseConnection) -> None:
     """Have an open connection read its socket in larger pieces."""
     transport = connection._transport
     if transport is not None:
@@ -30,7 +30,7 @@ def read_more_at_once(connection: SelectConnection) -> None:
 
 
 @contextmanager
-def written_together(connection: SelectConnection) -> Iterator[None]:
+def written_together(connection: BaseConnection) -> Iterator[None]:
     """What is sent on an open connection meanwhile is written in few pieces; on the connection's thread.
 
     pika only keeps it until the thread waits again. What it kept before stays as it is, for part of that may be sent.

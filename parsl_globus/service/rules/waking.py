@@ -22,8 +22,8 @@ class Waker:
     """Has endpoints started that have got tasks and are away.
 
     An endpoint that is taken to be there may just have said good-bye to another process. It is looked at as well, but
-    a little later, for all tasks that come meanwhile. When this process ends before it did, nothing is lost: the next
-    heartbeat of the manager wakes, too.
+    a little later, for all tasks that come meanwhile. When this process ends before it did, nothing is lost: the
+    manager's heartbeats wake, too.
 
     Args:
         is_there: Whether an endpoint is there as far as is known, without a look.

@@ -113,7 +113,6 @@ class LoneStatements:
 
     Args:
         connect: Makes it, in the mode in which each statement is committed.
-
     """
 
     def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
@@ -147,6 +146,8 @@ class LoneStatements:
 
     async def close(self) -> None:
         """Close it, after the statement that is under way if that ends soon. Calling it twice is harmless."""
+        if self._closed:
+            return
         self._closed = True
         ended = asyncio.ensure_future(self._lock.acquire())
         await asyncio.wait([ended], timeout=_CLOSE_S)

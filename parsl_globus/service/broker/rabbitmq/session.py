@@ -139,10 +139,12 @@ class Session:
             self._connection.channel(on_open_callback=partial(_opened_channel, opened))
         except ConnectionWrongStateError as exc:
             raise LinkGaveUp(after_s=0, detail="the connection broke") from exc
-        await asyncio.wait([opened, self.lost], timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
-        if opened.done():
-            return Channel(opened.result())
-        opened.cancel()
+        try:
+            await asyncio.wait([opened, self.lost], timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done():
+                return Channel(opened.result())
+        finally:
+            opened.cancel()  # which a done one takes no notice of; also where the caller was cancelled
         raise LinkGaveUp(after_s=0, detail=self.lost.result() if self.lost.done() else "the broker does not answer")
 
     async def ask(self, call: Callable[[Channel], Awaitable[_T]]) -> _T:
