@@ -22,7 +22,6 @@ import pickle
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
@@ -36,12 +35,12 @@ from parsl_globus.executor.class_parts import (
     parts_of_class,
     reduce_special,
 )
+from parsl_globus.executor.shipped_source import MAKE_MODULE, shipped_source
 from parsl_globus.executor.source_code import (
     NoSource,
     NotForThisPython,
     dataclass_parts,
     parts_of_code,
-    worker_source,
 )
 from parsl_globus.monitoring.radio import persistent_id
 
@@ -147,18 +146,12 @@ class _QuickPickler(pickle.Pickler):
 class _WorkerModule:
     """Pickles as a module of the worker's side, which the first that comes makes there."""
 
-    def __init__(self, name: str, source: Callable[[], str]) -> None:
+    def __init__(self, name: str, file: str) -> None:
         self.name = name
-        self.source = source
+        self.file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return eval, (_MODULE_EXPRESSION, {"name": self.name, "source": self.source()})
-
-
-_MODULE_EXPRESSION = (
-    "__import__('sys').modules.get(name) or (lambda module: (exec(source, vars(module)),"
-    " __import__('sys').modules.setdefault(name, module))[1])(__import__('types').ModuleType(name))"
-)
+        return eval, (MAKE_MODULE, {"name": self.name, "source": shipped_source(self.file)})
 
 
 class _OnWorker:
@@ -175,14 +168,9 @@ class _OnWorker:
         return getattr, (self.module, self.name)
 
 
-@functools.cache
-def _worker_source() -> str:
-    return files("parsl_globus.worker").joinpath("by_value.py").read_text()
-
-
-_WORKER = _WorkerModule(WORKER_MODULE, _worker_source)
+_WORKER = _WorkerModule(WORKER_MODULE, "by_value.py")
 _SHAPE, _FILL, _SPACE = (_OnWorker(_WORKER, name) for name in ("shape", "fill", "space"))
-_FROM_SOURCE = _WorkerModule(SOURCE_MODULE, worker_source)
+_FROM_SOURCE = _WorkerModule(SOURCE_MODULE, "from_source.py")
 _CODE, _FILL_DATACLASS = (_OnWorker(_FROM_SOURCE, name) for name in ("code", "fill_dataclass"))
 
 

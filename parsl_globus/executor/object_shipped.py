@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import zlib
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
-#: Makes the module on a worker, once per process.
-_MODULE = (
-    "(__import__('sys').modules.get(name) or (lambda module:"
-    " (exec(__import__('zlib').decompress(source), vars(module)),"
-    " __import__('sys').modules.setdefault(name, module))[1])(__import__('types').ModuleType(name)))"
-)
+from parsl_globus.executor.shipped_source import MAKE_MODULE, shipped_source
 
 
 class Shipped:
@@ -34,7 +26,8 @@ class Shipped:
 
     def __reduce__(self) -> tuple[Any, ...]:
         name, source = _worker_source()
-        return eval, (f"{_MODULE}.with_objects(function)", {"name": name, "source": source, "function": self.function})
+        names = {"name": name, "source": source, "function": self.function}
+        return eval, (f"{MAKE_MODULE}.with_objects(function)", names)
 
 
 def with_objects(function: Callable[..., Any]) -> Shipped:
@@ -49,11 +42,7 @@ _known = functools.lru_cache(maxsize=256)(Shipped)
 
 @functools.cache
 def _worker_source() -> tuple[str, bytes]:
-    """The name of the module on workers, and its text without what is for people: it goes with every task."""
-    tree = ast.parse(files("parsl_globus.worker").joinpath("objects.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            del node.body[0]
-    text = ast.unparse(tree).encode()
+    """The name of the module on workers, and its text."""
+    text = shipped_source("objects.py")
     # Another one for another text, as workers serve many senders.
-    return f"_parsl_globus_objects_{hashlib.sha256(text).hexdigest()[:8]}", zlib.compress(text, 9)
+    return f"_parsl_globus_objects_{hashlib.sha256(text).hexdigest()[:8]}", text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +65,21 @@ def _bad(text: str, detail: str) -> DecodeError:
 
 
 def pack_runner_code(source: str) -> str:
-    """The runner's source in the form in which functions are registered."""
-    return pack_buffers([f"{SOURCE_STRATEGY}{RUNNER_NAME}:{source}"])
+    """The runner's source in the form in which functions are registered.
+
+    It goes with every task, so without what is for people, its docstring, comments and empty lines, and with indents of
+    one space. Workers compare it with what they make of their own, which is the same in any Python.
+    """
+    text = _COMMENT.sub("", _DOCSTRING.sub("", source, count=1))
+    text = _INDENT.sub(lambda indent: " " * (len(indent[0]) // 4), _EMPTY_LINES.sub("\n", text))
+    return pack_buffers([f"{SOURCE_STRATEGY}{RUNNER_NAME}:{text}"])
+
+
+#: In the runner's text, whose strings have no line ends and none of these; a test compares what Python makes of both.
+_DOCSTRING = re.compile(r'\n +""".*?"""(?=\n)', re.DOTALL)
+_COMMENT = re.compile(r'(?m) *# [^"\n]*$')
+_EMPTY_LINES = re.compile(r"\n{2,}")
+_INDENT = re.compile(r"(?m)^(?:    )+")
 
 
 def pack_runner_call(arguments: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import pickle
@@ -39,16 +40,32 @@ def value_of(record):
     return dill.loads(base64.b64decode(record["data"]))
 
 
+def registered():
+    (buffer,) = payload.split_buffers(payload.pack_runner_code(SOURCE), limit=1)
+    start = f"{payload.SOURCE_STRATEGY}{payload.RUNNER_NAME}:"
+    assert buffer.startswith(start)
+    return buffer.removeprefix(start)
+
+
 def test_is_small_and_stands_alone():
     """Its text is in every task message of a stock agent."""
-    assert len(SOURCE.encode()) < 4096
+    assert len(registered().encode()) < 2560
     assert "parsl_globus." not in SOURCE
+
+
+def test_is_the_same_without_what_is_for_people():
+    tree = ast.parse(SOURCE)
+    (function,) = tree.body
+    assert ast.get_docstring(function)
+    del function.body[0]
+    assert ast.dump(ast.parse(registered())) == ast.dump(tree)
+    assert not any(text in registered() for text in ("\n\n", "# "))
 
 
 def test_registration_is_what_the_public_sdk_takes():
     registration = runner_registration()
     assert registration.serialized
-    assert registration.function_code == payload.pack_buffers([f"st\n{payload.RUNNER_NAME}:{SOURCE}"])
+    assert registration.function_code == payload.pack_buffers([f"st\n{payload.RUNNER_NAME}:{registered()}"])
 
 
 def test_a_value_comes_back():
