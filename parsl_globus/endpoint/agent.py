@@ -151,6 +151,8 @@ class EndpointAgent:
                 self._watch_engine()
                 self._answer_questions()
                 self._tidying.look()
+                self._intake.tell()
+                self._outbox.tidy()
         except Exception as exc:
             # The outermost frame again: whatever was started ends.
             logger.exception("The agent's loop ends")

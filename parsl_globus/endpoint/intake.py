@@ -60,6 +60,10 @@ class _Cancel:
     done: Callable[[], None]
 
 
+class _Tell:
+    """The log is to be told what waits for it."""
+
+
 @dataclass(frozen=True)
 class _Parsed:
     task: SpooledTask
@@ -108,7 +112,7 @@ class Intake:
         self._on_failure = on_failure
         self._keep = True
         self._log = TaskLog(logger)
-        self._turns: Turns[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel] = Turns(
+        self._turns: Turns[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel | _Tell] = Turns(
             self._work, name="intake", on_failure=on_failure
         )
         self._lock = threading.Lock()  # of the next four
@@ -156,6 +160,11 @@ class Intake:
         """How often a task that has ended was handed over; tells it once."""
         return self._repeated.pop(task_id, 1)
 
+    def tell(self) -> None:
+        """Soon tell the log what waits for it; to be called now and then."""
+        if self._log.waiting:
+            self._turns.put(_Tell())
+
     def stop(self, *, keep: bool = True) -> None:
         """End the thread. What it has not acknowledged comes again when the endpoint is back.
 
@@ -165,14 +174,17 @@ class Intake:
         self._keep = keep
         self._stopping = True
         self._turns.stop(finish=False)
+        self._log.tell()
 
     # ---- in turns -----------------------------------------------------------------------------------------------
 
-    def _work(self, items: list[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel]) -> None:
+    def _work(self, items: list[tuple[Answers, list[Delivery]] | SpooledTask | _Cancel | _Tell]) -> None:
         # First, so that what comes together with its cancellation doesn't begin.
         self._cancel([item for item in items if isinstance(item, _Cancel)])
         self._handle([item for item in items if isinstance(item, tuple)])
         self._submit_again([item for item in items if isinstance(item, SpooledTask)])
+        if any(isinstance(item, _Tell) for item in items):
+            self._log.tell()
 
     def _handle(self, batches: Sequence[tuple[Answers, list[Delivery]]]) -> None:
         if not batches:

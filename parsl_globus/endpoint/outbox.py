@@ -1,4 +1,4 @@
-"""Results on their way out: to disk, to the broker, and off the disk once the broker confirmed them."""
+"""Results on their way out: to disk, to the broker, and off the disk some time after the broker confirmed them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ class _Ended:
     spooled: bool = False
 
 
-@dataclass(frozen=True)
-class _Confirmed:
-    task_id: uuid.UUID
+class _Tidy:
+    """What was confirmed is to be forgotten, and what waits for the log to be told."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,11 @@ class _Refused:
     result: _Ended
 
 
-_Item: TypeAlias = _Ended | _Confirmed | _Refused
+_Item: TypeAlias = _Ended | _Tidy | _Refused
+
+#: So many confirmed results are forgotten at once. Fewer wait for `tidy`: forgetting them one by one costs a lone task
+#: as much as keeping its result does. Those of an agent that is killed meanwhile are sent once more.
+_CONFIRMED_COUNT = 64
 
 
 class Outbox:
@@ -66,7 +69,8 @@ class Outbox:
         self._on_spooled = on_spooled
         self._turns: Turns[_Item] = Turns(self._write, name="outbox", on_failure=on_failure, wait_s=self._wait_s)
         self._retries: list[tuple[float, _Ended]] = []  # of who has the turn
-        self._count = threading.Condition()
+        self._count = threading.Condition()  # of the next three
+        self._confirmed: list[uuid.UUID] = []
         self._unconfirmed = 0
         self._moved = 0
         self._log = TaskLog(logger)
@@ -108,8 +112,14 @@ class Outbox:
         with self._count:
             return self._count.wait_for(lambda: self._unconfirmed == 0, timeout_s)
 
+    def tidy(self) -> None:
+        """Soon forget what was confirmed, and tell the log what has ended; to be called now and then."""
+        if self._confirmed or self._log.waiting:
+            self._turns.put(_Tidy())
+
     def stop(self) -> None:
         """End the thread once it has written down what it was given."""
+        self.tidy()
         self._turns.stop(finish=True)
 
     # ---- in turns -----------------------------------------------------------------------------------------------
@@ -121,7 +131,6 @@ class Outbox:
     def _write(self, items: list[_Item]) -> None:
         ended = [item for item in items if isinstance(item, _Ended)]
         fresh = [item for item in ended if not item.spooled]
-        confirmed = [item.task_id for item in items if isinstance(item, _Confirmed)]
         if fresh:
             self._spool.finish([(item.task_id, item.body) for item in fresh])
         now_s = time.monotonic()
@@ -133,12 +142,15 @@ class Outbox:
         if fresh:
             self._on_spooled([item.task_id for item in fresh])
             self._note_ended(fresh)
+        if any(isinstance(item, _Tidy) for item in items):
+            self._forget()
+
+    def _forget(self) -> None:
+        with self._count:
+            confirmed, self._confirmed = self._confirmed, []
         if confirmed:
             self._spool.confirmed(confirmed)
-            with self._count:
-                self._unconfirmed -= len(confirmed)
-                self._moved += len(confirmed)
-                self._count.notify_all()
+        self._log.tell()
 
     def _note_ended(self, ended: list[_Ended]) -> None:
         failed = [item.task_id for item in ended if says_error(item.body)]
@@ -152,10 +164,24 @@ class Outbox:
         def answered(future: Future[None]) -> None:
             error = future.exception()
             if error is None:
-                self._turns.put(_Confirmed(item.task_id))
+                self._took(item.task_id)
             elif isinstance(error, BrokerRefused):
                 logger.warning("Task %s: the broker refused its result (%s); trying again", item.task_id, error)
                 self._turns.put(_Refused(item))
             # Otherwise the link was closed: the result stays on disk for the next start.
 
         self._publish(item.body).add_done_callback(answered)
+
+    # ---- on the publisher's thread ------------------------------------------------------------------------------
+
+    def _took(self, task_id: uuid.UUID) -> None:
+        """The broker has confirmed this one."""
+        with self._count:
+            self._confirmed.append(task_id)
+            self._unconfirmed -= 1
+            self._moved += 1
+            due = len(self._confirmed) == _CONFIRMED_COUNT
+            if not self._unconfirmed:
+                self._count.notify_all()
+        if due:
+            self._turns.put(_Tidy())

@@ -15,9 +15,10 @@ _IDS_PER_LINE = 20
 
 
 class TaskLog:
-    """Logs lines such as "Accepted 2 tasks: ID ID". For one thread.
+    """Logs lines such as "Accepted 2 tasks: ID ID". For one thread at a time.
 
-    With more tasks than the log can take it tells their number only, unless it is at DEBUG.
+    With more tasks than the log can take it tells their number only, unless it is at DEBUG. Fewer than fill a line wait
+    for others until they are told: a line costs a lone task more than all that the agent writes to disk for it.
 
     Args:
         logger: Where to.
@@ -25,13 +26,32 @@ class TaskLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
+        self._waiting: dict[str, list[uuid.UUID]] = {}
         self._left = float(_BURST)
         self._at_s = time.monotonic()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to `tell`."""
+        return bool(self._waiting)
+
     def note(self, what: str, task_ids: Sequence[uuid.UUID]) -> None:
-        """Tell that these tasks are, for example, "Accepted"."""
+        """Tell soon that these tasks are, for example, "Accepted"."""
         if not task_ids:
             return
+        waiting = self._waiting.setdefault(what, [])
+        waiting += task_ids
+        if len(waiting) >= _IDS_PER_LINE or self._logger.isEnabledFor(logging.DEBUG):
+            del self._waiting[what]
+            self._tell(what, waiting)
+
+    def tell(self) -> None:
+        """Tell all that waits."""
+        waiting, self._waiting = self._waiting, {}
+        for what, task_ids in waiting.items():
+            self._tell(what, task_ids)
+
+    def _tell(self, what: str, task_ids: Sequence[uuid.UUID]) -> None:
         if not self._may_list(len(task_ids)):
             self._logger.info("%s %d tasks; there are too many for their ids", what, len(task_ids))
             return

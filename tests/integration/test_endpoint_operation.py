@@ -117,10 +117,15 @@ def test_logs_tell_of_a_task_by_its_id(site, executor):
     future = executor.submit(abs, {}, -1)
     assert future.result(DEADLINE_S) == 1
     task_id = str(future.globus_task_id)
-    told = command(site, "logs", "operated", "--task", task_id).stdout.splitlines()
-    assert [re.search(r"(Accepted|Done)", line).group() for line in told] == ["Accepted", "Done"]
+
+    def told():
+        return command(site, "logs", "operated", "--task", task_id).stdout.splitlines()
+
+    # Lines wait for others, for a second.
+    wait_until(lambda: len(told()) == 2, "the log should tell of the task's begin and end")
+    assert [re.search(r"(Accepted|Done)", line).group() for line in told()] == ["Accepted", "Done"]
     everything = command(site, "logs", "operated").stdout.splitlines()
-    assert {line.partition(":")[0] for line in everything} == {"manager", told[0].partition(":")[0]}
+    assert {line.partition(":")[0] for line in everything} == {"manager", told()[0].partition(":")[0]}
     times = re.findall(r"^\S+: (\d{4}-\d\d-\d\d \S+) ", "\n".join(everything), re.MULTILINE)
     assert times == sorted(times)
     (folder,) = (site.home / "endpoints" / "operated").glob("uep.*")

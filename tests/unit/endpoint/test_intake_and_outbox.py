@@ -98,6 +98,7 @@ def test_a_task_is_acknowledged_run_and_answered(parts, broker, spool, delivery)
     assert sorted(broker.published) == sorted(b"result of %d" % n for n in range(20))
     assert broker.acknowledged == deliveries
     assert running.engine.submitted[0].resource_specification == {"priority": 1}
+    running.outbox.stop()
     left = spool.recover()
     assert (left.accepted, left.handed_over, left.results) == ([], [], [])
 
@@ -276,7 +277,24 @@ def test_unconfirmed_results_stay_on_disk(parts, broker, spool, delivery):
     assert [body for _, body in spool.recover().results] == [b"result of x"]
     broker.unconfirmed[0].set_result(None)
     assert running.outbox.wait_empty(5)
+    running.outbox.tidy()
+    running.outbox.stop()
     assert spool.recover().results == []
+
+
+def test_many_confirmed_results_are_forgotten_at_once(parts, broker, spool, delivery, monkeypatch):
+    monkeypatch.setattr(outbox_module, "_CONFIRMED_COUNT", 3)
+    forgotten: queue.Queue[int] = queue.Queue()
+    original = spool.confirmed
+    monkeypatch.setattr(spool, "confirmed", lambda ids: (original(ids), forgotten.put(len(ids))))
+    running = parts()
+    for _ in range(7):
+        running.intake.take(broker, [delivery()])
+        assert running.outbox.wait_empty(60)
+    assert [forgotten.get(timeout=60) for _ in range(2)] == [3, 3]
+    assert (running.outbox.moved, len(spool.recover().results)) == (7, 1)
+    running.outbox.stop()
+    assert (forgotten.get(timeout=60), spool.recover().results) == (1, [])
 
 
 def test_a_refused_result_is_offered_again(parts, broker, delivery, monkeypatch):
@@ -353,6 +371,8 @@ def test_a_lone_task_and_its_result_pass_without_a_thread(parts, broker, spool, 
     assert threads == [threading.current_thread().name] * 2
     broker.unconfirmed[0].set_result(None)
     assert running.outbox.wait_empty(60)
+    assert threads[2:] == []
+    running.outbox.stop()
     assert threads[2:] == ["outbox"]
 
 

@@ -11,8 +11,9 @@ LOGGER = logging.getLogger("parsl_globus.test_task_log")
 def test_tasks_are_told_by_their_ids(caplog):
     caplog.set_level(logging.INFO)
     ids = [uuid.uuid4() for _ in range(45)]
-    TaskLog(LOGGER).note("Accepted", ids)
-    TaskLog(LOGGER).note("Accepted", [])
+    log = TaskLog(LOGGER)
+    log.note("Accepted", ids)
+    log.note("Accepted", [])
     assert [line.split(":")[0] for line in caplog.messages] == [
         "Accepted 20 tasks",
         "Accepted 20 tasks",
@@ -32,3 +33,23 @@ def test_too_many_are_counted_only(caplog):
     caplog.set_level(logging.DEBUG)
     log.note("Accepted", ids)
     assert str(ids[-1]) in caplog.text
+
+
+def test_few_wait_for_others(caplog):
+    caplog.set_level(logging.INFO)
+    log = TaskLog(LOGGER)
+    ids = [uuid.uuid4() for _ in range(23)]
+    for one in ids[:3]:
+        log.note("Accepted", [one])
+    log.note("Done:", ids[:1])
+    assert (caplog.messages, log.waiting) == ([], True)
+    log.tell()
+    told = " ".join(map(str, ids[:3]))
+    assert (caplog.messages, log.waiting) == ([f"Accepted 3 tasks: {told}", f"Done: 1 task: {ids[0]}"], False)
+    caplog.clear()
+    for one in ids[3:]:
+        log.note("Accepted", [one])
+    assert (len(caplog.messages), log.waiting) == (1, False)
+    caplog.set_level(logging.DEBUG)
+    log.note("Failed:", ids[:1])
+    assert caplog.messages[1:] == [f"Failed: 1 task: {ids[0]}"]
