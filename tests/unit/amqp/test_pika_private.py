@@ -60,3 +60,24 @@ def test_what_is_sent_together_is_few_pieces_and_comes(bench, url, size_bytes, p
             tag = confirmed.get(timeout=DEADLINE_S).method.delivery_tag
     finally:
         link.stop()
+
+
+def test_what_is_sent_together_is_sent_at_once(bench, url):
+    opened: queue.Queue[Channel] = queue.Queue()
+    left: queue.Queue[list[int]] = queue.Queue()
+
+    def publish() -> None:
+        transport = channel.connection._transport
+        before = len(transport._tx_buffers)
+        with written_together(channel.connection):
+            channel.basic_publish(bench.exchange, bench.results_key, b"x" * 1000)
+        left.put([before, len(transport._tx_buffers)])
+
+    link = Link(lambda: url, name="test", on_channel=opened.put)
+    link.start()
+    try:
+        channel = opened.get(timeout=DEADLINE_S)
+        link.call(publish)
+        assert left.get(timeout=DEADLINE_S) == [0, 0]
+    finally:
+        link.stop()
