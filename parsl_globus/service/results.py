@@ -1,7 +1,8 @@
-"""Results in: stored, all of a batch in one commit, then forwarded to their task groups' queues."""
+"""Results in: stored, all of a batch in one commit, and forwarded to their task groups' queues."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 _REMEMBER_COUNT = 100_000
 #: Tasks ended, or results read back, at a time.
 _PAGE = 200
+#: Lone tasks of which it is remembered where their results go. Those of more don't come alone.
+_LONE_COUNT = 256
 
 
 def endpoint_of_key(routing_key: str, ending: str) -> uuid.UUID | None:
@@ -39,6 +42,9 @@ class ResultIntake:
     A result is acknowledged after it was stored and forwarded. When the process dies in between, it comes again, or
     is read back at the next start: it may reach the client twice, but never not at all.
 
+    It is stored before it is forwarded, as storing tells where it goes. Of a lone task that may be known: then both are
+    done at a time, if the broker keeps the result until both are.
+
     Args:
         store: Keeps them.
         broker: Forwards them.
@@ -53,12 +59,24 @@ class ResultIntake:
         self._broker = broker
         self._queues = queues
         self._forwarded: OrderedDict[uuid.UUID, None] = OrderedDict()
+        #: Where results of lone tasks go, with the endpoint that they were sent to.
+        self._lone: OrderedDict[uuid.UUID, tuple[uuid.UUID, GroupRecord]] = OrderedDict()
+
+    def expect(self, task_id: uuid.UUID, user_endpoint_id: uuid.UUID, group: GroupRecord) -> None:
+        """A task is stored that was submitted alone, so that its result will probably come alone, too."""
+        if not (self._kept and group.has_queue):
+            return
+        self._lone[task_id] = user_endpoint_id, group
+        while len(self._lone) > _LONE_COUNT:
+            self._lone.popitem(last=False)
 
     async def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Take a batch from the queue `results`. See `Handler`."""
         now_s = time.time()
         read = [(ending, d.redelivered) for d in deliveries if (ending := _read(d, now_s)) is not None]
-        if read:
+        if len(read) == 1 and not read[0][1] and (group := self._expected(read[0][0])) is not None:
+            await self._settle_lone(read[0][0], group)
+        elif read:
             again = {ending.task_id for ending, redelivered in read if redelivered}
             await self._settle([ending for ending, _ in read], again)
 
@@ -90,8 +108,22 @@ class ResultIntake:
                 await self._forward(result.group, [_publication(result.group, result.body, result.completed_s)])
         return count
 
+    def _expected(self, ending: Ending) -> GroupRecord | None:
+        user_endpoint_id, group = self._lone.pop(ending.task_id, (None, None))
+        return group if user_endpoint_id == ending.user_endpoint_id else None
+
+    async def _settle_lone(self, ending: Ending, group: GroupRecord) -> None:
+        storing = asyncio.ensure_future(self._store.finish_tasks([ending]))
+        try:
+            await self._forward(group, [_publication(group, ending.body, ending.completed_s)])
+        finally:
+            await storing
+        self._remember({ending.task_id: None})
+
     async def _settle(self, endings: Sequence[Ending], again: Collection[uuid.UUID] = ()) -> None:
         """Store and forward; `again` are tasks whose results the broker had delivered before."""
+        for ending in endings:
+            self._lone.pop(ending.task_id, None)
         outcome = await self._store.finish_tasks(endings)
         by_group: dict[uuid.UUID, tuple[GroupRecord, list[Publication]]] = {}
         forwarded: dict[uuid.UUID, None] = {}

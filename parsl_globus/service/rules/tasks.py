@@ -177,6 +177,8 @@ class TaskRules:
             raise
         self._remember_group(group)
         if plan.tasks:
+            if len(plan.tasks) == 1:
+                self._results.expect(plan.tasks[0].task_id, user_endpoint.endpoint_id, group)
             await self._send(user_endpoint.endpoint_id, record, plan)
             self._waker.wake(user_endpoint)
         return record.reply

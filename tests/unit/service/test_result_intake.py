@@ -6,17 +6,24 @@ import uuid
 import pytest
 from noting_broker import NotingBroker
 
-from parsl_globus.errors import LinkError
+from parsl_globus.errors import LinkError, ServiceError
 from parsl_globus.service.broker.base import Delivery
 from parsl_globus.service.results import ResultIntake, failure_body
 from parsl_globus.service.rules.queues import Queues, group_queue
-from parsl_globus.service.store.base import GroupRecord, NewTask, SubmissionRecord, UserEndpointRecord
+from parsl_globus.service.store.base import (
+    GroupRecord,
+    NewTask,
+    StoreUnavailable,
+    SubmissionRecord,
+    UserEndpointRecord,
+)
 from parsl_globus.service.store.memory import MemoryStore
 from parsl_globus.wire import codec, names
 from parsl_globus.wire.messages import Result
 from parsl_globus.wire.states import TaskStage
 
 OWNER = uuid.uuid4()
+DEADLINE_S = 60
 
 
 class Bench:
@@ -27,8 +34,15 @@ class Bench:
         self.group = GroupRecord(uuid.uuid4(), OWNER, has_queue=True)
         self.endpoint_id = uuid.uuid4()
 
-    def new_intake(self):
-        return ResultIntake(self.store, self.broker, self.queues)
+    def new_intake(self, *, kept=False):
+        return ResultIntake(self.store, self.broker, self.queues, kept=kept)
+
+    async def lone(self):
+        """An intake that expects the result of a task, and that."""
+        (delivery,) = await self.tasks(1)
+        intake = self.new_intake(kept=True)
+        intake.expect(codec.unpack(delivery.body, Result).task_id, self.endpoint_id, self.group)
+        return intake, delivery
 
     async def tasks(self, count):
         await self.store.put_user_endpoint(UserEndpointRecord(self.endpoint_id, uuid.uuid4(), OWNER))
@@ -127,3 +141,80 @@ def test_a_failure_is_a_proper_result_message():
     result = codec.unpack(failure_body(task_id, "Code", "words"), Result)
     assert result.task_id == task_id
     assert result.is_error
+
+
+def test_the_result_of_a_lone_task_is_forwarded_while_it_is_stored(bench):
+    async def scenario():
+        intake, delivery = await bench.lone()
+        finish_tasks = bench.store.finish_tasks
+
+        async def finish_when_forwarded(endings):
+            while not bench.forwarded():
+                await asyncio.sleep(0)
+            return await finish_tasks(endings)
+
+        bench.store.finish_tasks = finish_when_forwarded
+        await asyncio.wait_for(intake.handle([delivery]), DEADLINE_S)
+        assert await bench.store.unfinished_tasks() == []
+        await intake.handle([delivery])
+        assert bench.forwarded() == [delivery.body]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("part", ["store", "broker"])
+def test_the_result_of_a_lone_task_comes_again_when_one_of_both_fails(bench, part):
+    async def scenario():
+        intake, delivery = await bench.lone()
+        finish_tasks = bench.store.finish_tasks
+
+        async def fail(_endings):
+            raise StoreUnavailable(detail="gone")
+
+        if part == "store":
+            bench.store.finish_tasks = fail
+        bench.broker.down = part == "broker"
+        with pytest.raises((ServiceError, LinkError)):
+            await intake.handle([delivery])
+        bench.store.finish_tasks, bench.broker.down = finish_tasks, False
+        before = len(bench.forwarded())
+        await intake.handle([bench.delivery(delivery.body, redelivered=True)])
+        assert len(bench.forwarded()) == before + 1
+        assert await bench.store.unfinished_tasks() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_foreign_endpoint_s_result_of_a_lone_task_is_not_forwarded(bench):
+    async def scenario():
+        intake, delivery = await bench.lone()
+        foreign = Delivery(names.results_key(uuid.uuid4()), delivery.body, {}, False)
+        await intake.handle([foreign])
+        assert bench.forwarded() == []
+        assert len(await bench.store.unfinished_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_result_of_a_lone_task_that_was_ended_is_not_forwarded(bench):
+    async def scenario():
+        intake, delivery = await bench.lone()
+        task_id = codec.unpack(delivery.body, Result).task_id
+        await intake.fail(bench.endpoint_id, [task_id], "TaskCancelled", "cancelled")
+        await intake.handle([delivery])
+        (body,) = bench.forwarded()
+        assert codec.unpack(body, Result).error_details.code == "TaskCancelled"
+
+    asyncio.run(scenario())
+
+
+def test_only_some_lone_tasks_are_remembered(bench):
+    async def scenario():
+        intake, first = await bench.lone()
+        for _ in range(300):
+            intake.expect(uuid.uuid4(), bench.endpoint_id, bench.group)
+        assert len(intake._lone) == 256
+        await intake.handle([first])
+        assert bench.forwarded() == [first.body]
+
+    asyncio.run(scenario())
