@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 
 from parsl_globus.errors import DecodeError
 
-_LENGTH = struct.Struct(">Q")
+#: Of a task message: how much of the first one's rest it begins with, and ends with, and how many bytes are its own.
+_SHARED = struct.Struct(">III")
+#: A message begins with what is its own, such as the task's id. The rest is mostly that of the others: the code that
+#: runs it, and its function.
+_OWN_BYTES = 128
 #: The task's id, how long it took in nanoseconds, length of its result message, and its CRC 32.
 _HEAD = struct.Struct(">16sQQI")
 #: Where the CRC starts: nothing but zeros must not look like an empty result.
@@ -33,8 +37,43 @@ class FusedResult:
 
 
 def pack_bodies(bodies: Sequence[bytes]) -> bytes:
-    """Join task messages. The inverse of `split_bodies`."""
-    return b"".join(part for body in bodies for part in (_LENGTH.pack(len(body)), body))
+    """Join task messages. The inverse of `split_bodies`.
+
+    What they share with the first one is in it once: all of it is encrypted and decrypted twice on its way, which is
+    most of what Parsl's interchange does.
+    """
+    parts: list[bytes] = []
+    first = b""
+    for body in bodies:
+        rest = body[_OWN_BYTES:]
+        begins = _common_start(first, rest)
+        ends = _common_end(first, rest, min(len(first), len(rest)) - begins)
+        own = body[:_OWN_BYTES] + rest[begins : len(rest) - ends]
+        parts += (_SHARED.pack(begins, ends, len(own)), own)
+        first = first or rest
+    return b"".join(parts)
+
+
+def _common_start(one: bytes, other: bytes) -> int:
+    same, limit = 0, min(len(one), len(other)) + 1  # the same up to here; and not up to here
+    while limit - same > 1:
+        middle = (same + limit) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            limit = middle
+    return same
+
+
+def _common_end(one: bytes, other: bytes, most: int) -> int:
+    same, limit = 0, most + 1
+    while limit - same > 1:
+        middle = (same + limit) // 2
+        if one[len(one) - middle : len(one) - same] == other[len(other) - middle : len(other) - same]:
+            same = middle
+        else:
+            limit = middle
+    return same
 
 
 def split_bodies(packed: bytes) -> list[bytes]:
@@ -44,13 +83,20 @@ def split_bodies(packed: bytes) -> list[bytes]:
         DecodeError: They don't follow the format.
     """
     bodies: list[bytes] = []
+    first = b""
     position = 0
     while position < len(packed):
-        start = position + _LENGTH.size
-        position = start + (_LENGTH.unpack_from(packed, position)[0] if start <= len(packed) else 1)
+        start = position + _SHARED.size
+        begins, ends, own_bytes = _SHARED.unpack_from(packed, position) if start <= len(packed) else (0, 0, 1)
+        position = start + own_bytes
         if position > len(packed):
             raise DecodeError(what="fused tasks", size_bytes=len(packed), detail="they are cut short")
-        bodies.append(packed[start:position])
+        if begins + ends > len(first):
+            raise DecodeError(what="fused tasks", size_bytes=len(packed), detail="they share more than there is")
+        own = packed[start:position]
+        rest = first[:begins] + own[_OWN_BYTES:] + first[len(first) - ends :]
+        bodies.append(own[:_OWN_BYTES] + rest)
+        first = first or rest
     return bodies
 
 

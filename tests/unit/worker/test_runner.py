@@ -56,6 +56,7 @@ def test_is_small_and_stands_alone():
 def test_is_the_same_without_what_is_for_people():
     tree = ast.parse(SOURCE)
     (function,) = tree.body
+    assert isinstance(function, ast.FunctionDef)
     assert ast.get_docstring(function)
     del function.body[0]
     assert ast.dump(ast.parse(registered())) == ast.dump(tree)
