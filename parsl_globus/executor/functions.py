@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import weakref
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -108,7 +109,8 @@ class Encoder:
             name = getattr(function, "__name__", repr(function))
             raise NotSerializable(what=f"the function '{name}'", detail=_describe(exc)) from exc
         header = {**self._versions, "function": hashlib.sha256(pickled).hexdigest()[:32]}
-        encoded = self._packer([json.dumps(header), payload.to_text(pickled)])
+        # Once for all its calls, each of which has it along.
+        encoded = self._packer([json.dumps(header), payload.to_text(zlib.compress(pickled, 9))])
         if shape is not None:
             self._wrappers.keep(shape, function, encoded)
             return encoded

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from globus_compute_common.messagepack import pack as _pack
 from globus_compute_common.messagepack import unpack as _unpack
 from pydantic_core import from_json
 
@@ -17,8 +16,15 @@ _ENVELOPE = {"message_type", "data"}
 
 
 def pack(message: Message) -> bytes:
-    """Encode `message` (PROTOCOL.md section 6)."""
-    return _pack(message)
+    """Encode `message` (PROTOCOL.md section 6), as common's packer does, which makes a copy of it first.
+
+    Raises:
+        ValueError: It holds text that is no Unicode.
+    """
+    return b'\x01{"message_type":"%b","data":%b}' % (
+        message.message_type.encode(),
+        message.model_dump_json().encode(),
+    )
 
 
 def unpack(body: bytes, expected: type[_M]) -> _M:

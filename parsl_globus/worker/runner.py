@@ -6,7 +6,7 @@ def parsl_globus_runner(header, function, arguments):
 
     Args:
         header: JSON text: Python ("any" for source) and Parsl of the sender, digest of the function.
-        function: The pickled function in base64.
+        function: The pickled function, compressed, in base64.
         arguments: The pickled pair of positional and keyword arguments in base64.
 
     Returns:
@@ -21,6 +21,7 @@ def parsl_globus_runner(header, function, arguments):
     import sys
     import traceback
     import types
+    import zlib
 
     import dill
 
@@ -60,7 +61,7 @@ def parsl_globus_runner(header, function, arguments):
             return radios[-1]
 
         try:
-            unpickler = dill.Unpickler(io.BytesIO(base64.b64decode(function)))
+            unpickler = dill.Unpickler(io.BytesIO(zlib.decompress(base64.b64decode(function))))
             unpickler.persistent_load = radio
             found = unpickler.load(), radios
         except Exception:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.waiting import READY_R, WAIT_R
+from psycopg.waiting import Ready, Wait
 
 _T = TypeVar("_T")
 
@@ -32,9 +32,9 @@ class LoopConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             return await super().wait(gen, interval, timeout)
         try:
             state = next(gen)
-            while state == WAIT_R:
+            while state == Wait.R:
                 await self._readable()
-                state = gen.send(READY_R)
+                state = gen.send(Ready.R)
                 # Mostly the answer was all there, and it is over. Otherwise the socket is added anew: of one with an
                 # error, uvloop tells once and looks no more.
                 self._look_away()

@@ -291,10 +291,13 @@ def test_many_confirmed_results_are_forgotten_at_once(parts, broker, spool, deli
     for _ in range(7):
         running.intake.take(broker, [delivery()])
         assert running.outbox.wait_empty(60)
-    assert [forgotten.get(timeout=60) for _ in range(2)] == [3, 3]
-    assert (running.outbox.moved, len(spool.recover().results)) == (7, 1)
+    # The thread comes to it when it does, and forgets what was confirmed by then.
+    count = forgotten.get(timeout=60)
+    assert count >= 3
     running.outbox.stop()
-    assert (forgotten.get(timeout=60), spool.recover().results) == (1, [])
+    while not forgotten.empty():
+        count += forgotten.get()
+    assert (running.outbox.moved, count, spool.recover().results) == (7, 7, [])
 
 
 def test_a_refused_result_is_offered_again(parts, broker, delivery, monkeypatch):

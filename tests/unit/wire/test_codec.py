@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from parsl_globus.errors import DecodeError
 from parsl_globus.wire.codec import pack, says_error, unpack
-from parsl_globus.wire.messages import EPStatusReport, Result, ResultErrorDetails, Task
+from parsl_globus.wire.messages import (
+    ActorName,
+    EPStatusReport,
+    Result,
+    ResultErrorDetails,
+    Task,
+    TaskState,
+    TaskTransition,
+)
 
 TASK_ID = uuid.UUID("1f0c7e6e-3f57-4a3e-9c3e-6d9d9f0a4b11")
 
@@ -18,6 +26,25 @@ def test_a_message_comes_back_as_it_was():
     task = Task(task_id=TASK_ID, task_buffer="3\nabc")
     assert unpack(pack(task), Task) == task
     assert pack(task) == public_pack(task)
+
+
+@given(st.text(), st.dictionaries(st.text(), st.none() | st.integers(-(2**60), 2**60) | st.floats() | st.text()))
+def test_messages_are_packed_as_the_public_ones(text, details):
+    transition = TaskTransition(timestamp=1, state=TaskState.EXEC_START, actor=ActorName.WORKER)
+    messages = [
+        Task(task_id=TASK_ID, task_buffer=text),
+        Result(task_id=TASK_ID, data=text, details=details, task_statuses=[transition, transition]),
+        Result(task_id=TASK_ID, data=text, error_details=ResultErrorDetails(code=text, user_message=text)),
+        EPStatusReport(endpoint_id=TASK_ID, global_state=details, task_statuses={text: [transition]}),
+    ]
+    for message in messages:
+        try:
+            public = public_pack(message)
+        except ValueError:  # half of a character
+            with pytest.raises(ValueError, match=""):
+                pack(message)
+        else:
+            assert pack(message) == public
 
 
 def test_golden_task_bytes():

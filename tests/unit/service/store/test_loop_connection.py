@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 import uvloop
-from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
+from psycopg.waiting import Ready, Wait
 
 from parsl_globus.service.store.loop_connection import LoopConnection
 
@@ -122,5 +122,5 @@ def test_it_is_closed_when_whoever_waits_is_cancelled(run):
 
 def test_what_psycopg_s_waits_are_made_of():
     """Fails when it moves."""
-    assert (int(WAIT_R), int(WAIT_RW), int(READY_R)) == (1, 3, 1)
+    assert (int(Wait.R), int(Wait.RW), int(Ready.R)) == (1, 3, 1)
     assert asyncio.iscoroutinefunction(psycopg.AsyncConnection.wait)
