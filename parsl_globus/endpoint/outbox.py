@@ -41,8 +41,8 @@ class _Refused:
 
 _Item: TypeAlias = _Ended | _Tidy | _Refused
 
-#: So many confirmed results are forgotten at once. Fewer wait for `tidy`: forgetting them one by one costs a lone task
-#: as much as keeping its result does. Those of an agent that is killed meanwhile are sent once more.
+#: So many confirmed results are forgotten at once. Fewer wait for `tidy`: each by itself would be a transaction, and a
+#: thread that wakes up, for a lone task. Those of an agent that is killed meanwhile are sent once more.
 _CONFIRMED_COUNT = 64
 
 
@@ -121,6 +121,7 @@ class Outbox:
         """End the thread once it has written down what it was given."""
         self.tidy()
         self._turns.stop(finish=True)
+        self._log.tell()  # what a thread that has failed did not
 
     # ---- in turns -----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ class TaskLog:
     """Logs lines such as "Accepted 2 tasks: ID ID". For one thread at a time.
 
     With more tasks than the log can take it tells their number only, unless it is at DEBUG. Fewer than fill a line wait
-    for others until they are told: a line costs a lone task more than all that the agent writes to disk for it.
+    for others until they are told: two lines cost a lone task nearly as much as what the agent writes to disk for it.
 
     Args:
         logger: Where to.

@@ -86,11 +86,11 @@ class PostgresDatabase:
         }
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        from parsl_globus.service.store.loop_connection import LoopConnection
+        import psycopg
 
         positional, named = self.writer.dialect.create_connect_args(self._url)
         given = {**self._connect_args, **named}
-        return await LoopConnection.connect(*positional, **given, autocommit=True)
+        return await psycopg.AsyncConnection.connect(*positional, **given, autocommit=True)
 
     def open(self) -> None:
         try:
