@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import chain
+from bench.pace import Pace
 from bench.process import ContenderFailedError, Program
 from bench.progress import Progress
 from bench.rows import ROWS, Row, rounds_of
@@ -91,14 +92,18 @@ class Rounds:
         stage: Where.
         plan: What.
         progress: Told of each value.
+        pace: Noted before each.
         share: After this share of the run's time no further round is begun.
     """
 
-    def __init__(self, backend: str, stage: Stage, plan: Plan, progress: Progress, *, share: float = 1.0) -> None:
+    def __init__(
+        self, backend: str, stage: Stage, plan: Plan, progress: Progress, pace: Pace, *, share: float = 1.0
+    ) -> None:
         self._backend = backend
         self._stage = stage
         self._plan = plan
         self._progress = progress
+        self._pace = pace
         self._share = share
         self._endpoints: dict[str, uuid.UUID | None] = {}
         self._workflows: dict[str, Program] = {}
@@ -125,6 +130,7 @@ class Rounds:
                 self._progress.step(f"{self._backend}: a round is left out, time is up", steps=len(contenders))
                 continue
             for row, kind in contenders:
+                self._pace.note()
                 try:
                     measure(row, kind)
                 except ContenderFailedError as exc:

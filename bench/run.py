@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import startup
+from bench.pace import Pace
 from bench.parts import NAMES, Parts
 from bench.process import ContenderFailedError
 from bench.progress import Progress
@@ -63,6 +64,7 @@ class Run:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._progress = Progress(options.time_limit_s)
+        self._pace = Pace()
         self._names = [name for name in NAMES if name in options.rows]
         rows = [row for row in ROWS if row.name in options.rows]
         self._plan = Plan(options.kinds, rows, options.repeats, options.quick, options.count)
@@ -89,7 +91,11 @@ class Run:
                     words = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
                     result["skipped"].append({"what": backend, "why": words[0][:300]})
                     self._progress.step(f"{backend}: failed: {words[0]}")
-        result["meta"] |= {"load_after": os.getloadavg()[0], "taken_s": round(self._progress.elapsed_s())}
+        result["meta"] |= {
+            "load_after": os.getloadavg()[0],
+            "taken_s": round(self._progress.elapsed_s()),
+            "pace_ms": self._pace.summary(),
+        }
         return result
 
     def _on_stage(self, stage: Stage, backend: str, *, first: bool) -> None:
@@ -98,9 +104,8 @@ class Run:
         alone = len(options.backends) == 1
         share = 1.0 if alone or not first else 0.45
         if self._plan.rows:
-            result["rows"] += [
-                asdict(one) for one in Rounds(backend, stage, self._plan, self._progress, share=share).run()
-            ]
+            rounds = Rounds(backend, stage, self._plan, self._progress, self._pace, share=share)
+            result["rows"] += [asdict(one) for one in rounds.run()]
         if not first:
             return
         parts = Parts(

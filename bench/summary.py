@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench import report, tables
+from bench import pace, report, tables
 from bench.report import Record, Table, short
 from bench.rows import BACKENDS, BY_NAME
 from bench.targets import targets
@@ -26,10 +26,12 @@ def conditions(result: Record) -> str:
     meta = result["meta"]
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
     load = f"load {meta['load_before']:.1f} before and {meta['load_after']:.1f} after"
+    ran = pace.described(meta)
     return (
         f"{meta['when']}: {meta['cores']} cores ({meta['processor']}), {meta['memory_gb']:g} GB, {meta['system']}, "
         f"Python {meta['python']}, {versions}; {meta['repeats']} rounds{', short ones' if meta['quick'] else ''}, "
         f"in {meta['taken_s'] / 60:.0f} minutes; {load}"
+        f"{ran and '; '}{ran}"
     )
 
 

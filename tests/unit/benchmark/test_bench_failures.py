@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.pace import Pace
 from bench.process import ContenderFailedError, Program, marked
 from bench.progress import Progress
 from bench.rounds import Plan, Rounds
@@ -103,7 +104,7 @@ class FakeStage:
 def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
     stage: Any = FakeStage(tmp_path)
     plan = Plan(["local", "public", "ours"], [BY_NAME["noops"], BY_NAME["latency"]], repeats=2, count=3)
-    measured = Rounds("embedded", stage, plan, Progress()).run()
+    measured = Rounds("embedded", stage, plan, Progress(), Pace(lambda: 1.0)).run()
     found = {(one.row, one.kind): one for one in measured}
     assert found["noops", "local"].values == found["latency", "local"].values == [7.0, 7.0]
     assert found["noops", "local"].memory_mb[0]["client"] > 1
@@ -118,5 +119,5 @@ def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
 def test_when_time_is_up_one_round_remains(tmp_path):
     plan = Plan(["local"], [BY_NAME["noops"]], repeats=5, count=3)
     stage: Any = FakeStage(tmp_path)
-    (one,) = Rounds("embedded", stage, plan, Progress(limit_s=0.0)).run()
+    (one,) = Rounds("embedded", stage, plan, Progress(limit_s=0.0), Pace(lambda: 1.0)).run()
     assert one.values == [7.0]
