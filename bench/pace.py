@@ -64,4 +64,4 @@ def described(meta: dict[str, Any]) -> str:
     words = f"a loop of {_ADDITIONS:,} additions took {pace['median']:g} ms ({pace['least']:g} to {pace['most']:g})"
     if pace["median"] <= _QUIET * pace["least"]:
         return words
-    return f"{words}: this was no quiet machine, so only ratios count, and bounds in milliseconds can't be judged"
+    return f"{words}: this was no quiet machine, its times can't be judged, and some ratios are others"
