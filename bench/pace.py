@@ -15,7 +15,8 @@ from typing import Any
 _ADDITIONS = 100_000
 #: Single ones are also longer when something of this machine comes in between; the least of these is not.
 _EACH = 3
-#: A run whose median is so many times its least was on no quiet machine.
+#: A run whose median is more times its least than this was on no quiet machine. One that was slow all the time isn't
+#: found so.
 _QUIET = 1.25
 
 
@@ -32,7 +33,7 @@ class Pace:
     """The times of one loop, over a run.
 
     Args:
-        loop_ms: Runs it, and tells how long it took.
+        loop_ms: Runs it, and tells how long it took, in milliseconds.
     """
 
     def __init__(self, loop_ms: Callable[[], float] = addition_loop_ms) -> None:

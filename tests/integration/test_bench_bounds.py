@@ -70,6 +70,7 @@ def test_a_short_run_keeps_generous_bounds(bench):
     said, _ = run.communicate(timeout=RUN_S)
     assert run.returncode == 0, said.decode()
     assert b"aimed at" in said
+    assert b"additions took" in said
 
 
 @pytest.mark.timeout(RUN_S + END_S + 20)

@@ -104,7 +104,8 @@ class FakeStage:
 def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
     stage: Any = FakeStage(tmp_path)
     plan = Plan(["local", "public", "ours"], [BY_NAME["noops"], BY_NAME["latency"]], repeats=2, count=3)
-    measured = Rounds("embedded", stage, plan, Progress(), Pace(lambda: 1.0)).run()
+    loops_ms = iter(range(1, 1_000))
+    measured = Rounds("embedded", stage, plan, Progress(), pace := Pace(lambda: next(loops_ms))).run()
     found = {(one.row, one.kind): one for one in measured}
     assert found["noops", "local"].values == found["latency", "local"].values == [7.0, 7.0]
     assert found["noops", "local"].memory_mb[0]["client"] > 1
@@ -112,6 +113,8 @@ def test_who_fails_is_noted_and_the_others_go_on(tmp_path):
     assert found["noops", "ours"].why == ["it ended: out of luck"]
     assert found["noops", "ours"].failed == [3, 3]
     assert "its endpoint did not start: no luck" in found["noops", "public"].why
+    # Before each of 2 rows, 3 contenders and 2 rounds, the least of three.
+    assert pace.summary() == {"least": 1, "median": 17.5, "most": 34}
     assert stage.endpoints == []
     assert [running.pid for running in stage.running if psutil.pid_exists(running.pid)] == []
 

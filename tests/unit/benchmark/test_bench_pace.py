@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.pace import Pace, addition_loop_ms, described
+from bench.pace import Pace, described
 from bench.summary import conditions
 
 
@@ -33,7 +33,3 @@ def test_a_run_without_it(result):
     result["meta"]["pace_ms"] = None
     assert described(result["meta"]) == ""
     assert conditions(result).endswith("load 0.1 before and 1.9 after")
-
-
-def test_the_loop_takes_time():
-    assert addition_loop_ms() > 0
