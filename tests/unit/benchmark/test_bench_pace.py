@@ -20,7 +20,7 @@ def test_what_came_in_between_is_not_the_pace():
     assert pace_of(9.0, 2.0, 2.5) == {"least": 2.0, "median": 2.0, "most": 2.0}
 
 
-@pytest.mark.parametrize(("median", "quiet"), [(2.4, True), (3.9, False)])
+@pytest.mark.parametrize(("median", "quiet"), [(2.6, True), (3.9, False)])
 def test_a_slow_machine_is_told_in_the_conditions(result, median, quiet):
     result["meta"]["pace_ms"] = pace_of(*[2.0] * 3, *[median] * 3, *[4.0] * 3)
     text = conditions(result)
