@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from lanes import Lanes, heavy_first
 from postgres import Postgres
 
 
@@ -14,6 +15,17 @@ def pytest_configure():
     # interrupt would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Lanes(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # one of several processes
+        heavy_first(items)
 
 
 @pytest.fixture(autouse=True)

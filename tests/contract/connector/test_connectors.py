@@ -41,7 +41,11 @@ def test_it_is_a_connector(connector):
     assert isinstance(connector, DeferrableConnector)
 
 
-@pytest.mark.parametrize("value", [b"", b"x", bytearray(b"abc"), memoryview(b"abcdef")[::1], os.urandom(3_000_000)])
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"x", bytearray(b"abc"), memoryview(b"abcdef")[::1], os.urandom(3_000_000)],
+    ids=["none", "one", "bytearray", "memoryview", "3 MB"],
+)
 def test_bytes_go_there_and_back(connector, value):
     key = connector.put(value)
     assert pickle.loads(pickle.dumps(key)) == key

@@ -77,7 +77,7 @@ def unpacked(packed):
 # ---- which are registered ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [FUNCTION_ID, str(FUNCTION_ID)])
+@pytest.mark.parametrize("value", [FUNCTION_ID, str(FUNCTION_ID)], ids=["uuid", "text"])
 def test_an_app_or_its_function_is_found_as_parsl_gives_it(value):
     functions = registered({step_app: value, step: value})
     for given in (step_app.func, step, wrap_error(step), python_app(step).func):

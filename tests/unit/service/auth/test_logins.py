@@ -7,7 +7,8 @@ import pytest
 from parsl_globus.service.auth.logins import BrokerLogins, Role
 from parsl_globus.wire import names
 
-OWNER = uuid.uuid4()
+OWNER = uuid.UUID(int=1)
+NOBODY = uuid.UUID(int=2)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_each_role_may_do_its_part_only(logins):
     assert not identity.publish_keys
 
 
-@pytest.mark.parametrize("username", ["", "m.", "x." + str(OWNER), "m.nonsense", "guest", "m." + str(uuid.uuid4())])
+@pytest.mark.parametrize("username", ["", "m.", f"x.{OWNER}", "m.nonsense", "guest", f"m.{NOBODY}"])
 def test_other_names_are_refused(logins, username):
     assert logins.authorize(username, logins.login(Role.MANAGER, OWNER).password) is None
 

@@ -10,7 +10,7 @@ import requests
 from page_scene import TRACEBACK
 from service_thread import DEADLINE_S, ServiceThread
 
-PAGES = ("/", "/tasks", "/login", f"/tasks/{uuid.uuid4()}", "/static/page.js", "/static/page.css")
+PAGES = ("/", "/tasks", "/login", f"/tasks/{uuid.UUID(int=0)}", "/static/page.js", "/static/page.css")
 
 
 # ---- headers and cookies --------------------------------------------------------------------------------------
