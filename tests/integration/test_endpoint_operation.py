@@ -121,9 +121,9 @@ def test_logs_tell_of_a_task_by_its_id(site, executor):
     def told():
         return command(site, "logs", "operated", "--task", task_id).stdout.splitlines()
 
-    # Lines wait for others, for a second.
+    # Lines wait for others, for a second, and each of the two on its own: the end can be told first.
     wait_until(lambda: len(told()) == 2, "the log should tell of the task's begin and end")
-    assert [re.search(r"(Accepted|Done)", line).group() for line in told()] == ["Accepted", "Done"]
+    assert {re.search(r"(Accepted|Done)", line).group() for line in told()} == {"Accepted", "Done"}
     everything = command(site, "logs", "operated").stdout.splitlines()
     assert {line.partition(":")[0] for line in everything} == {"manager", told()[0].partition(":")[0]}
     times = re.findall(r"^\S+: (\d{4}-\d\d-\d\d \S+) ", "\n".join(everything), re.MULTILINE)
