@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 #: Whole workflows, endpoints of several accounts, clusters, outages, and what is told by how long it takes: one after
 #: another, beside tests that need little. All others go file by file.
-_HEAVY = (
+HEAVY = (
     "tests/compat/",
     "tests/contract/engine/",
     "tests/integration/schedulers/",
@@ -32,7 +32,7 @@ _HEAVY_LANE = "heavy"
 
 def lane(nodeid: str) -> str:
     """What of the tests is run by one process, in its order, by a test's ID: its file, or all that are heavy."""
-    return _HEAVY_LANE if nodeid.startswith(_HEAVY) else nodeid.partition("::")[0]
+    return _HEAVY_LANE if nodeid.startswith(HEAVY) else nodeid.partition("::")[0]
 
 
 def heavy_first(items: list[pytest.Item]) -> None:
