@@ -19,8 +19,7 @@ from rabbitmq import RabbitMQ, free_port
 from service_thread import Inbox, Manager, Rest, ServiceThread, UserEndpoint
 
 DEADLINE_S = 60.0
-#: Without any task that ends: 60 s went by so on a busy machine, and RabbitMQ's heartbeats take as long to find a dead
-#: connection.
+#: Without any task that ends: 60 s went by so on a busy machine once, and why is not known.
 STALLED_S = 180.0
 BATCH = 25
 
