@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -35,7 +35,17 @@ def lane(nodeid: str) -> str:
     return _HEAVY_LANE if nodeid.startswith(HEAVY) else nodeid.partition("::")[0]
 
 
-def heavy_first(items: list[pytest.Item]) -> None:
+class HasID(Protocol):
+    """What of a `pytest.Item` says where it belongs."""
+
+    @property
+    def nodeid(self) -> str: ...
+
+
+Test = TypeVar("Test", bound=HasID)
+
+
+def heavy_first(items: list[Test]) -> None:
     """Put the longest lane first, for it to end no later than the others; what is in it stays in its order.
 
     Raises:
