@@ -46,16 +46,23 @@ class Recovery:
         """
         if self._marks is not None:
             self._marks.prune()
+        for task_id in left.unreadable:
+            text = (
+                "The endpoint's machine failed before the task's message was safe on its disk. "
+                "The task may have begun; submit it again if running twice does no harm."
+            )
+            self._outbox.put(task_id, failure(task_id, TASK_LOST, text))
         for task in left.accepted:
             self._intake.run_again(task)
         noted = self._send_noted(left)
         for task in left.handed_over:
             if task.task_id not in noted:
                 self._settle(task)
-        if left.results or left.accepted or left.handed_over:
-            logger.info(
-                "Recovered %d results and %d tasks", len(left.results), len(left.accepted) + len(left.handed_over)
-            )
+        tasks = len(left.accepted) + len(left.handed_over)
+        if left.results or tasks:
+            logger.info("Recovered %d results and %d tasks", len(left.results), tasks)
+        if left.unreadable:
+            logger.error("%d tasks are lost: their long messages are not whole on disk", len(left.unreadable))
 
     def _send_noted(self, left: Recovered) -> set[uuid.UUID]:
         found = self._notes.read()

@@ -35,7 +35,7 @@ _PRUNE_EVERY = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY, body BLOB NOT NULL, headers TEXT NOT NULL, handed_over INTEGER NOT NULL DEFAULT 0,
-    failures INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    failures INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, file_bytes INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (task_id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answered (task_id TEXT PRIMARY KEY, at_s REAL NOT NULL) WITHOUT ROWID;
 """
@@ -69,11 +69,13 @@ class Recovered:
         accepted: Tasks that were never given to the engine.
         handed_over: Tasks that were, and may have begun.
         results: Results that the broker hasn't confirmed.
+        unreadable: Tasks whose long messages are not whole, as after a loss of power; they may have begun.
     """
 
     accepted: Sequence[SpooledTask]
     handed_over: Sequence[SpooledTask]
     results: Sequence[tuple[uuid.UUID, bytes]]
+    unreadable: Sequence[uuid.UUID] = ()
 
 
 class Spool:
@@ -134,8 +136,16 @@ class Spool:
                     continue
                 long = len(task.body) > LONG_BYTES
                 added = db.execute(
-                    "INSERT OR IGNORE INTO tasks (task_id, body, headers, handed_over, attempt) VALUES (?, ?, ?, ?, ?)",
-                    (key, b"" if long else task.body, json.dumps(dict(task.headers)), handed_over, task.attempt),
+                    "INSERT OR IGNORE INTO tasks (task_id, body, headers, handed_over, attempt, file_bytes)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        key,
+                        b"" if long else task.body,
+                        json.dumps(dict(task.headers)),
+                        handed_over,
+                        task.attempt,
+                        len(task.body) if long else None,
+                    ),
                 )
                 if added.rowcount:
                     fresh.append(self._filed_away(task) if long else task)
@@ -216,32 +226,36 @@ class Spool:
     def recover(self) -> Recovered:
         """What an earlier agent left here."""
         with self._transaction() as db:
-            rows = db.execute("SELECT task_id, body, headers, failures, attempt, handed_over FROM tasks").fetchall()
+            rows = db.execute(
+                "SELECT task_id, body, headers, failures, attempt, handed_over, file_bytes FROM tasks"
+            ).fetchall()
             results = db.execute("SELECT task_id, body FROM results").fetchall()
             self._prune(db, time.time())
-            self._filed = {uuid.UUID(key) for key, body, *_ in rows if body == b""}
+            self._filed = {uuid.UUID(key) for key, *_, file_bytes in rows if file_bytes is not None}
             self._files.keep_only(self._filed)
-            tasks = [
-                (self._recovered(uuid.UUID(key), body, json.loads(headers), failures, attempt), bool(handed_over))
-                for key, body, headers, failures, attempt, handed_over in rows
-            ]
+            tasks: dict[bool, list[SpooledTask]] = {False: [], True: []}
+            unreadable = []
+            for key, body, headers, failures, attempt, handed_over, file_bytes in rows:
+                task = SpooledTask(uuid.UUID(key), body, json.loads(headers), failures, attempt)
+                whole = task if file_bytes is None else self._from_file(task, file_bytes)
+                if whole is None:
+                    unreadable.append(task.task_id)
+                else:
+                    tasks[bool(handed_over)].append(whole)
         return Recovered(
-            accepted=[task for task, handed_over in tasks if not handed_over],
-            handed_over=[task for task, handed_over in tasks if handed_over],
+            accepted=tasks[False],
+            handed_over=tasks[True],
             results=[(uuid.UUID(key), body) for key, body in results],
+            unreadable=unreadable,
         )
 
-    def _recovered(
-        self, task_id: uuid.UUID, body: bytes, headers: Mapping[str, Any], failures: int, attempt: int
-    ) -> SpooledTask:
-        if task_id not in self._filed:
-            return SpooledTask(task_id, body, headers, failures, attempt)
+    def _from_file(self, task: SpooledTask, size_bytes: int) -> SpooledTask | None:
+        """The task with its message, unless that was lost with the power: files are not synced."""
         try:
-            body = self._files.read(task_id)
+            body = self._files.read(task.task_id)
         except FileNotFoundError:
-            # Lost with the power. Its worker tells whoever waits for it that the message can't be read.
-            logger.error("The message of task %s is lost", task_id)
-        return SpooledTask(task_id, body, headers, failures, attempt, self._files.path(task_id))
+            return None
+        return replace(task, body=body, file=self._files.path(task.task_id)) if len(body) == size_bytes else None
 
     def close(self) -> None:
         """Close the file."""

@@ -13,6 +13,7 @@ from parsl_globus.endpoint.marks import Marks
 from parsl_globus.endpoint.outbox import Outbox
 from parsl_globus.endpoint.recovery import Recovery
 from parsl_globus.endpoint.spool import SpooledTask
+from parsl_globus.endpoint.spool_files import LONG_BYTES
 from parsl_globus.endpoint.trips import NOTES_FOLDER, LeftNotes
 from parsl_globus.errors import EndpointError
 from parsl_globus.wire.codec import unpack
@@ -85,6 +86,20 @@ def test_each_task_is_answered_by_what_is_known_of_it(
     left = spool.recover()
     assert left.handed_over == []
     assert {task.task_id for task in left.accepted} == {accepted.task_id, waited.task_id}
+
+
+def test_a_message_that_is_not_whole_is_told(tmp_path, spool, outbox, broker, again, recovery):
+    task = SpooledTask(uuid.uuid4(), b"x" * (LONG_BYTES + 1), {"function": "f"})
+    (accepted,) = spool.accept([task])
+    accepted.file.write_bytes(b"x" * LONG_BYTES)
+    recovery(retries=1).answer_for(spool.recover())
+    outbox.start()
+    broker.wait_for(lambda seen: seen.published)
+    result = unpack(broker.published[0], Result)
+    assert (result.task_id, result.error_details.code) == (task.task_id, "TaskLost")
+    assert again == []
+    assert outbox.wait_empty(60)
+    assert not accepted.file.exists()
 
 
 def test_what_had_begun_runs_again_where_that_is_allowed(spool, marks, again, recovery, handed_over):

@@ -160,21 +160,26 @@ import os, sys, uuid
 from pathlib import Path
 from parsl_globus.endpoint.spool import Spool, SpooledTask
 spool = Spool(Path(sys.argv[1]))
-spool.accept([SpooledTask(uuid.UUID(int=n), b"%d" % n * {LONG_BYTES + 1}, {{}}) for n in range(3)])
+spool.accept([SpooledTask(uuid.UUID(int=n), b"%d" % n * {LONG_BYTES + 1}, {{}}) for n in range(4)])
 spool.finish([(uuid.UUID(int=0), b"r")])
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "spool.db"], check=False)
     assert done.returncode == -9
     (tmp_path / FOLDER / "half").touch()  # killed before its row was there
-    (tmp_path / FOLDER / uuid.UUID(int=2).hex).unlink()  # as after a loss of power
+    # As after a loss of power: one has no file, one an empty one.
+    (tmp_path / FOLDER / uuid.UUID(int=2).hex).unlink()
+    os.truncate(tmp_path / FOLDER / uuid.UUID(int=3).hex, 0)
     spool = Spool(tmp_path / "spool.db")
-    left = {task.task_id.int: task for task in spool.recover().accepted}
-    assert left[1].body == b"1" * (LONG_BYTES + 1)
-    assert left[1].file.read_bytes() == left[1].body
-    assert left[2].body == b""
+    left = spool.recover()
+    (whole,) = left.accepted
+    assert (whole.task_id.int, whole.body) == (1, b"1" * (LONG_BYTES + 1))
+    assert whole.file.read_bytes() == whole.body
+    assert {task_id.int for task_id in left.unreadable} == {2, 3}
+    assert sorted(os.listdir(tmp_path / FOLDER)) == [uuid.UUID(int=number).hex for number in (1, 3)]
+    spool.finish([(task_id, b"lost") for task_id in left.unreadable])
     assert os.listdir(tmp_path / FOLDER) == [uuid.UUID(int=1).hex]
-    assert spool.discard_tasks() == 2
+    assert spool.discard_tasks() == 1
     assert os.listdir(tmp_path / FOLDER) == []
     spool.close()
 
