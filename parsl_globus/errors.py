@@ -359,7 +359,7 @@ class TaskFailed(TaskError):
 
 
 class TaskLost(TaskFailed):
-    """The endpoint accepted the task but can't account for it any more."""
+    """The endpoint accepted the task but can't account for it any more, or its result was lost on the way."""
 
     transient = True
 

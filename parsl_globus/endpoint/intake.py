@@ -27,6 +27,7 @@ from parsl_globus.endpoint.spool import Spool, SpooledTask
 from parsl_globus.endpoint.task_log import TaskLog
 from parsl_globus.endpoint.turns import Turns
 from parsl_globus.errors import EndpointError
+from parsl_globus.wire.documents import RESULTS_LOST_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class _Tell:
 class _Parsed:
     task: SpooledTask
     refusal: _BadTaskError | None = None
+    lost: bool = False
 
 
 class Intake:
@@ -211,6 +213,9 @@ class Intake:
             answers.acknowledge(named)  # and none twice, for which brokers close the channel
         self.received += len(fresh)
         self._log.note("Accepted", [task.task_id for task in fresh])
+        lost = {one.task.task_id for one in parsed if one.lost}.difference(task.task_id for task in fresh)
+        if lost:
+            self._outbox.asked_again(list(lost))
         for task in fresh:
             refusal = refusals.get(task.task_id)
             if refusal is not None:
@@ -231,7 +236,8 @@ class Intake:
         except _BadTaskError as exc:
             logger.warning("Task %s is refused: %s", task_id, exc)
             refusal = exc
-        return _Parsed(SpooledTask(task_id, delivery.body, kept, attempt=1), refusal)
+        lost = delivery.headers.get(RESULTS_LOST_HEADER) is True
+        return _Parsed(SpooledTask(task_id, delivery.body, kept, attempt=1), refusal, lost)
 
     def _check_allowed(self, function: str) -> None:
         if self._allowed is not None and uuid.UUID(function) not in self._allowed:

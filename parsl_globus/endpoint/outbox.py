@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from parsl_globus.endpoint.failures import TASK_LOST, failure
 from parsl_globus.endpoint.spool import Spool
 from parsl_globus.endpoint.task_log import TaskLog
 from parsl_globus.endpoint.turns import Turns
@@ -39,7 +40,14 @@ class _Refused:
     result: _Ended
 
 
-_Item: TypeAlias = _Ended | _Tidy | _Refused
+@dataclass(frozen=True)
+class _Asked:
+    """The service has no results of these tasks, and the broker has lost all that it held."""
+
+    task_ids: Sequence[uuid.UUID]
+
+
+_Item: TypeAlias = _Ended | _Tidy | _Refused | _Asked
 
 #: So many confirmed results are forgotten at once. Fewer wait for `tidy`: each by itself would be a transaction, and a
 #: thread that wakes up, for a lone task. Those of an agent that is killed meanwhile are sent once more.
@@ -93,6 +101,13 @@ class Outbox:
         else:
             self._turns.put(item)
 
+    def asked_again(self, task_ids: Sequence[uuid.UUID]) -> None:
+        """Answer for tasks that have come again since the broker lost all that it held. Thread-safe.
+
+        What it had confirmed is not here any more; the task is lost. What it has not confirmed is on its way anyhow.
+        """
+        self._turns.put(_Asked(task_ids))
+
     @property
     def unconfirmed(self) -> int:
         """How many results the broker hasn't confirmed."""
@@ -131,6 +146,9 @@ class Outbox:
 
     def _write(self, items: list[_Item]) -> None:
         ended = [item for item in items if isinstance(item, _Ended)]
+        for item in items:
+            if isinstance(item, _Asked):
+                ended.extend(self._lost(item.task_ids))
         fresh = [item for item in ended if not item.spooled]
         if fresh:
             self._spool.finish([(item.task_id, item.body) for item in fresh])
@@ -145,6 +163,17 @@ class Outbox:
             self._note_ended(fresh)
         if any(isinstance(item, _Tidy) for item in items):
             self._forget()
+
+    def _lost(self, task_ids: Sequence[uuid.UUID]) -> list[_Ended]:
+        self._forget()
+        text = (
+            "The task had ended, but the message broker has lost its result. "
+            "Submit it again if running twice does no harm."
+        )
+        lost = [_Ended(task_id, failure(task_id, TASK_LOST, text)) for task_id in self._spool.answered(task_ids)]
+        with self._count:
+            self._unconfirmed += len(lost)
+        return lost
 
     def _forget(self) -> None:
         with self._count:

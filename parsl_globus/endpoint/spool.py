@@ -214,6 +214,18 @@ class Spool:
                 self._answered_since_pruning = 0
                 self._prune(db, now_s)
 
+    def answered(self, task_ids: Iterable[uuid.UUID]) -> list[uuid.UUID]:
+        """Those whose results the broker has confirmed, and which are forgotten here."""
+        with self._transaction() as db:
+            return [
+                task_id
+                for task_id in task_ids
+                if db.execute(
+                    "SELECT 1 FROM answered WHERE task_id=?1 AND NOT EXISTS (SELECT 1 FROM results WHERE task_id=?1)",
+                    (task_id.hex,),
+                ).fetchone()
+            ]
+
     def discard_tasks(self) -> int:
         """Forget all tasks, as the service has answered for them; returns how many. None of them may run any more."""
         with self._transaction() as db:

@@ -90,7 +90,7 @@ class Service:
         self._results = ResultIntake(store, broker, self._queues, kept=apart)
         self.functions = FunctionRules(store, versions=extensions)
         sender = self.process.name if apart else None
-        self._dispatcher = Dispatcher(store, broker, self._queues, self.functions, sender)
+        self._dispatcher = Dispatcher(store, broker, self._queues, self.functions, sender, tell_lost=extensions)
         starter = Starter(
             store,
             self._registry,

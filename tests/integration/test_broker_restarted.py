@@ -1,13 +1,17 @@
-"""RabbitMQ is restarted alone: the service, the endpoint and the workflow run on, and every task ends, none twice."""
+"""RabbitMQ is restarted, with or without what it held: the workflow runs on, and every task ends, none twice."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from lab import start_broker
-from once import Work
+from once import Work, wait_until
 from rabbitmq import RabbitMQ, free_port
 
 from parsl_globus import GlobusComputeExecutor
+from parsl_globus.endpoint.spool import SPOOL_FILE, outstanding
+from parsl_globus.errors import TaskLost
 from parsl_globus.testing.site import LocalSite
 
 
@@ -21,15 +25,23 @@ def broker(tmp_path):
 
 
 @pytest.fixture
-def site(broker, tmp_path):
+def site(tmp_path):
     with LocalSite(tmp_path / "site") as site:
-        port = free_port()
-        options = start_broker(broker, tmp_path / "rabbitmq", site.home, f"http://127.0.0.1:{port}")
-        site.start_service(*options, port=port, timeout_s=90)
         yield site
     assert site.processes() == []
 
 
+@pytest.fixture
+def start_service(broker, site, tmp_path):
+    """Starts the site's service; it runs already."""
+    port = free_port()
+    options = start_broker(broker, tmp_path / "rabbitmq", site.home, f"http://127.0.0.1:{port}")
+    start = partial(site.start_service, *options, port=port, timeout_s=90)
+    start()
+    return start
+
+
+@pytest.mark.usefixtures("start_service")
 def test_the_broker_is_restarted_with_tasks_in_flight(broker, site, tmp_path):
     executor = GlobusComputeExecutor(site.start_endpoint("here", workers=2), client=site.client())
     executor.start()
@@ -46,5 +58,32 @@ def test_the_broker_is_restarted_with_tasks_in_flight(broker, site, tmp_path):
         broker.start()
         work.submit(50)
         assert work.outcome() == {}
+    finally:
+        executor.shutdown()
+
+
+def test_a_result_that_the_broker_loses_is_told(broker, site, start_service, tmp_path):
+    executor = GlobusComputeExecutor(site.start_endpoint("here", workers=2), client=site.client())
+    executor.start()
+    try:
+        work = Work(executor, tmp_path)
+        # RabbitMQ asks the service at the first result, and no more then.
+        work.submit(20)
+        work.wait_done(20)
+        held = work.submit(2, held=True)
+        work.wait_begun(held)
+        site.stop_service(kill=True)
+        work.open_gate()
+        (spool,) = site.home.rglob(SPOOL_FILE)
+        # The broker has confirmed both results, and nobody takes them.
+        wait_until(lambda: outstanding(spool.parent) == (0, 0), "the results were not confirmed")
+        broker.stop(kill=True)
+        broker.wipe()
+        broker.start()
+        start_service()
+        work.submit(20)
+        errors = work.outcome()
+        assert {number: type(error) for number, error in errors.items()} == dict.fromkeys(held, TaskLost)
+        assert "the message broker has lost its result" in str(errors[held[0]])
     finally:
         executor.shutdown()

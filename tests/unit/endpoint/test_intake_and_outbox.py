@@ -300,6 +300,25 @@ def test_many_confirmed_results_are_forgotten_at_once(parts, broker, spool, deli
     assert (running.outbox.moved, count, spool.recover().results) == (7, 7, [])
 
 
+def test_a_result_that_the_broker_took_and_lost_is_told(parts, broker, delivery):
+    running = parts()
+    answered, on_its_way = uuid.uuid4(), uuid.uuid4()
+    running.intake.take(broker, [delivery(answered)])
+    assert running.outbox.wait_empty(60)
+    broker.hold = True
+    running.intake.take(broker, [delivery(on_its_way)])
+    broker.wait_for(lambda seen: len(seen.published) == 2)
+    running.intake.take(broker, [delivery(answered), delivery(on_its_way)])  # as after a lost acknowledgement
+    broker.wait_for(lambda seen: len(seen.acknowledged) == 4)
+    again = [delivery(one, results_lost=True) for one in (answered, on_its_way, uuid.uuid4())]
+    running.intake.take(broker, again)
+    broker.wait_for(lambda seen: len(seen.published) == 4)
+    (lost,) = [unpack(body, Result) for body in broker.published if body != b"result of body"]
+    assert (lost.task_id, lost.error_details.code) == (answered, "TaskLost")
+    assert len(running.engine.submitted) == 3
+    assert running.outbox.unconfirmed == 3
+
+
 def test_a_refused_result_is_offered_again(parts, broker, delivery, monkeypatch):
     monkeypatch.setattr(outbox_module, "RETRY_AFTER_S", 0.01)
     running = parts()
