@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
 
 from parsl_globus.errors import BrokerRefused, DecodeError
 from parsl_globus.service.broker.base import Broker, Delivery, Publication
@@ -25,6 +26,9 @@ _REMEMBER_COUNT = 100_000
 _PAGE = 200
 #: Lone tasks of which it is remembered where their results go. Those of more don't come alone.
 _LONE_COUNT = 256
+
+#: What goes to the queue of each task group.
+_ByGroup: TypeAlias = dict[uuid.UUID, tuple[GroupRecord, list[Publication]]]
 
 
 def endpoint_of_key(routing_key: str, ending: str) -> uuid.UUID | None:
@@ -104,8 +108,11 @@ class ResultIntake:
         while page := await self._store.results_since(since_s, after=after, limit=_PAGE):
             after = page[-1].sequence
             count += len(page)
+            by_group: _ByGroup = {}
             for result in page:
-                await self._forward(result.group, [_publication(result.group, result.body, result.completed_s)])
+                _, publications = by_group.setdefault(result.group.group_id, (result.group, []))
+                publications.append(_publication(result.group, result.body, result.completed_s))
+            await self._forward_all(by_group)
         return count
 
     def _expected(self, ending: Ending) -> GroupRecord | None:
@@ -125,7 +132,7 @@ class ResultIntake:
         for ending in endings:
             self._lone.pop(ending.task_id, None)
         outcome = await self._store.finish_tasks(endings)
-        by_group: dict[uuid.UUID, tuple[GroupRecord, list[Publication]]] = {}
+        by_group: _ByGroup = {}
         forwarded: dict[uuid.UUID, None] = {}
         for ending, ended in zip(endings, outcome, strict=True):
             if ended is None:
@@ -138,8 +145,7 @@ class ResultIntake:
                 _, publications = by_group.setdefault(ended.group.group_id, (ended.group, []))
                 publications.append(_publication(ended.group, ending.body, ended.completed_s))
                 forwarded[ended.task_id] = None
-        for group, publications in by_group.values():
-            await self._forward(group, publications)
+        await self._forward_all(by_group)
         self._remember(forwarded)
 
     def _is_repeat(self, ended: Ended, again: Collection[uuid.UUID]) -> bool:
@@ -151,6 +157,16 @@ class ResultIntake:
         self._forwarded.update(task_ids)
         while len(self._forwarded) > _REMEMBER_COUNT:
             self._forwarded.popitem(last=False)
+
+    async def _forward_all(self, by_group: _ByGroup) -> None:
+        """All groups at a time, as each waits for the broker's confirms; none is left behind when one fails."""
+        forwards = [self._forward(group, publications) for group, publications in by_group.values()]
+        if len(forwards) == 1:
+            await forwards[0]
+            return
+        for outcome in await asyncio.gather(*forwards, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def _forward(self, group: GroupRecord, publications: Sequence[Publication]) -> None:
         try:

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from noting_broker import NotingBroker
 
-from parsl_globus.errors import LinkError, ServiceError
+from parsl_globus.errors import LinkError, LinkGaveUp, ServiceError
 from parsl_globus.service.broker.base import Delivery
 from parsl_globus.service.results import ResultIntake, failure_body
 from parsl_globus.service.rules.queues import Queues, group_queue
@@ -108,6 +108,36 @@ def test_a_full_queue_of_one_group_does_not_hold_up_others(bench):
         await bench.intake.handle(stuck + others)
         assert bench.forwarded() == [others[0].body]
         assert await bench.store.unfinished_tasks() == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
+def test_groups_do_not_wait_for_each_other_s_confirms(bench, monkeypatch, again):
+    async def scenario():
+        deliveries = []
+        for _ in range(3):
+            bench.group = GroupRecord(uuid.uuid4(), OWNER, has_queue=True)
+            deliveries += await bench.tasks(2)
+        if again:
+            await bench.intake.handle(deliveries)
+            bench.broker.published.clear()
+        publish, waiting, all_there = bench.broker.publish, [], asyncio.Event()
+
+        async def confirmed_when_all_are_there(publications):
+            waiting.append(len(publications))
+            if len(waiting) == 3:
+                all_there.set()
+            await asyncio.wait_for(all_there.wait(), 60)
+            await publish(publications)
+            if publications[0].body == deliveries[0].body:
+                raise LinkGaveUp(after_s=0, detail="no confirm")
+
+        monkeypatch.setattr(bench.broker, "publish", confirmed_when_all_are_there)
+        with pytest.raises(LinkGaveUp):
+            await (bench.intake.forward_again(0.0) if again else bench.intake.handle(deliveries))
+        assert waiting == [2, 2, 2]
+        assert set(bench.forwarded()) == {d.body for d in deliveries}
 
     asyncio.run(scenario())
 
