@@ -19,7 +19,8 @@ from rabbitmq import RabbitMQ, free_port
 from service_thread import Inbox, Manager, Rest, ServiceThread, UserEndpoint
 
 DEADLINE_S = 60.0
-#: Without any task that ends: 60 s went by so on a busy machine once, and why is not known.
+#: Without any task that ends: 60 s went by so on a busy machine once. It may have been the disk, which confirms wait
+#: for: while two processes wrote gigabytes, 1.4 tasks a second ended instead of 40. Busy processors alone don't do it.
 STALLED_S = 180.0
 BATCH = 25
 
