@@ -29,6 +29,7 @@ from parsl_globus.endpoint.spool import SPOOL_FILE, Spool, SpooledTask
 from parsl_globus.endpoint.tidying import Tidying
 from parsl_globus.endpoint.trips import NOTES_FOLDER, LeftNotes
 from parsl_globus.errors import EndpointStartFailed
+from parsl_globus.wire.control import CANCEL, LOST_RESULTS
 from parsl_globus.wire.documents import AgentCredentials
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ class EndpointAgent:
             name="tasks",
             exclusive=True,
         )
-        self._control = Control(credentials, port, self._intake.cancel)
+        commands = {CANCEL: self._intake.cancel, LOST_RESULTS: self._outbox.asked_for}
+        self._control = Control(credentials, port, commands)
         self._beats = Heartbeat(
             self.endpoint_id,
             heartbeats.publish,
@@ -295,7 +297,7 @@ class EndpointAgent:
 
     def _beaten(self) -> None:
         moved = self._intake.received + self._outbox.moved
-        outstanding = self._intake.received - self._outbox.moved
+        outstanding = self._intake.outstanding + self._outbox.unconfirmed
         why = self._idle.beat(moved=moved, outstanding=outstanding)
         if why is not None:
             self.stop(why)

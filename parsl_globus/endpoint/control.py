@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from parsl_globus.amqp import Consumer, Delivery
 from parsl_globus.endpoint.heartbeat import with_port
+from parsl_globus.wire.control import unpack_control
 from parsl_globus.wire.documents import AgentCredentials, QueueInfo
 
 logger = logging.getLogger(__name__)
+
+#: Takes tasks, and what to call when it is safe to forget that it was told.
+Command: TypeAlias = Callable[[Sequence[uuid.UUID], Callable[[], None]], None]
 
 #: How long an agent that starts with tasks on disk waits to hear which of them were cancelled: for the link, and then
 #: for what has waited in the queue, which the broker sends at once.
@@ -26,16 +30,17 @@ class Control:
     Args:
         credentials: Gives the current ones.
         amqp_port: Port of the broker in place of the credentials', or `None`.
-        cancel: Cancels tasks, and calls what it is given when it is safe to forget that it was told to.
+        commands: What does as it is told with tasks, by command, and calls what it is given when it is safe to forget
+            that it was told.
     """
 
     def __init__(
         self,
         credentials: Callable[[], AgentCredentials],
         amqp_port: int | None,
-        cancel: Callable[[Sequence[uuid.UUID], Callable[[], None]], None],
+        commands: Mapping[str, Command],
     ) -> None:
-        self._cancel = cancel
+        self._commands = commands
         self._open = threading.Event()
         self._heard = threading.Event()
         self._consumer: Consumer | None = None
@@ -73,22 +78,20 @@ class Control:
         consumer = self._consumer
         assert consumer is not None
         for delivery in deliveries:
-            task_ids = _decode(delivery)
-            if task_ids:
-                self._cancel(task_ids, lambda delivery=delivery: consumer.acknowledge([delivery]))  # type: ignore[misc]
+            command, task_ids = self._read(delivery)
+            if command is not None:
+                command(task_ids, lambda delivery=delivery: consumer.acknowledge([delivery]))  # type: ignore[misc]
             else:
                 consumer.acknowledge([delivery])
         self._heard.set()
 
-
-def _decode(delivery: Delivery) -> list[uuid.UUID]:
-    """The tasks that are to be cancelled; none when it says something else, which is left alone."""
-    try:
-        document = json.loads(delivery.body)
-        if document["command"] != "cancel":
-            logger.warning("There is no control command '%.60s'", document["command"])
-            return []
-        return [uuid.UUID(text) for text in document["task_ids"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        logger.error("A control message of %d bytes can't be understood: %s", len(delivery.body), exc)
-        return []
+    def _read(self, delivery: Delivery) -> tuple[Command | None, list[uuid.UUID]]:
+        """What is to be done with which tasks; nothing when it can't be understood, which is left alone."""
+        try:
+            name, task_ids = unpack_control(delivery.body)
+        except ValueError as exc:
+            logger.error("A control message of %d bytes can't be understood: %s", len(delivery.body), exc)
+            return None, []
+        if name not in self._commands:
+            logger.warning("There is no control command '%.60s'", name)
+        return self._commands.get(name) if task_ids else None, task_ids

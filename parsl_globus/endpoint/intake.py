@@ -27,7 +27,6 @@ from parsl_globus.endpoint.spool import Spool, SpooledTask
 from parsl_globus.endpoint.task_log import TaskLog
 from parsl_globus.endpoint.turns import Turns
 from parsl_globus.errors import EndpointError
-from parsl_globus.wire.documents import RESULTS_LOST_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,6 @@ class _Tell:
 class _Parsed:
     task: SpooledTask
     refusal: _BadTaskError | None = None
-    lost: bool = False
 
 
 class Intake:
@@ -158,6 +156,12 @@ class Intake:
         """
         self._turns.put(_Cancel(task_ids, done))
 
+    @property
+    def outstanding(self) -> int:
+        """How many tasks have not ended."""
+        with self._lock:
+            return len(self._waiting) + len(self._live) + len(self._lost)
+
     def attempt(self, task_id: uuid.UUID) -> int:
         """How often a task that has ended was handed over; tells it once."""
         return self._repeated.pop(task_id, 1)
@@ -213,9 +217,6 @@ class Intake:
             answers.acknowledge(named)  # and none twice, for which brokers close the channel
         self.received += len(fresh)
         self._log.note("Accepted", [task.task_id for task in fresh])
-        lost = {one.task.task_id for one in parsed if one.lost}.difference(task.task_id for task in fresh)
-        if lost:
-            self._outbox.asked_again(list(lost))
         for task in fresh:
             refusal = refusals.get(task.task_id)
             if refusal is not None:
@@ -236,8 +237,7 @@ class Intake:
         except _BadTaskError as exc:
             logger.warning("Task %s is refused: %s", task_id, exc)
             refusal = exc
-        lost = delivery.headers.get(RESULTS_LOST_HEADER) is True
-        return _Parsed(SpooledTask(task_id, delivery.body, kept, attempt=1), refusal, lost)
+        return _Parsed(SpooledTask(task_id, delivery.body, kept, attempt=1), refusal)
 
     def _check_allowed(self, function: str) -> None:
         if self._allowed is not None and uuid.UUID(function) not in self._allowed:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 #: A result that the broker refused is offered again after this long.
 RETRY_AFTER_S = 5.0
+#: A result that was confirmed since is not among those that a broker lost before the service asked for them, a minute
+#: later: the service has it, or is about to.
+_TAKEN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class _Refused:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The service has no results of these tasks, and the broker has lost all that it held."""
+    """The service has no results of these tasks, which the broker may have lost."""
 
     task_ids: Sequence[uuid.UUID]
+    done: Callable[[], None]
 
 
 _Item: TypeAlias = _Ended | _Tidy | _Refused | _Asked
@@ -101,12 +105,14 @@ class Outbox:
         else:
             self._turns.put(item)
 
-    def asked_again(self, task_ids: Sequence[uuid.UUID]) -> None:
-        """Answer for tasks that have come again since the broker lost all that it held. Thread-safe.
+    def asked_for(self, task_ids: Sequence[uuid.UUID], done: Callable[[], None]) -> None:
+        """Fail those of these tasks whose results are neither here nor at the service; returns at once. Thread-safe.
 
-        What it had confirmed is not here any more; the task is lost. What it has not confirmed is on its way anyhow.
+        Args:
+            task_ids: The service has no results of them, a minute after its broker had lost all that it held.
+            done: Called when their failures are on disk.
         """
-        self._turns.put(_Asked(task_ids))
+        self._turns.put(_Asked(task_ids, done))
 
     @property
     def unconfirmed(self) -> int:
@@ -146,9 +152,6 @@ class Outbox:
 
     def _write(self, items: list[_Item]) -> None:
         ended = [item for item in items if isinstance(item, _Ended)]
-        for item in items:
-            if isinstance(item, _Asked):
-                ended.extend(self._lost(item.task_ids))
         fresh = [item for item in ended if not item.spooled]
         if fresh:
             self._spool.finish([(item.task_id, item.body) for item in fresh])
@@ -156,6 +159,9 @@ class Outbox:
         self._retries.extend((now_s + RETRY_AFTER_S, item.result) for item in items if isinstance(item, _Refused))
         ended.extend(item for due_s, item in self._retries if due_s <= now_s)
         self._retries = [entry for entry in self._retries if entry[0] > now_s]
+        asked = [item for item in items if isinstance(item, _Asked)]
+        if asked:
+            ended.extend(self._lost({task_id for question in asked for task_id in question.task_ids}))
         for item in ended:
             self._send(item)
         if fresh:
@@ -163,17 +169,23 @@ class Outbox:
             self._note_ended(fresh)
         if any(isinstance(item, _Tidy) for item in items):
             self._forget()
+        for question in asked:
+            question.done()
 
-    def _lost(self, task_ids: Sequence[uuid.UUID]) -> list[_Ended]:
-        self._forget()
+    def _lost(self, task_ids: Collection[uuid.UUID]) -> list[_Ended]:
+        """Failures, on disk, of tasks whose results the broker took and lost."""
+        lost = self._spool.answered(task_ids, time.time() - _TAKEN_S)
         text = (
             "The task had ended, but the message broker has lost its result. "
             "Submit it again if running twice does no harm."
         )
-        lost = [_Ended(task_id, failure(task_id, TASK_LOST, text)) for task_id in self._spool.answered(task_ids)]
-        with self._count:
-            self._unconfirmed += len(lost)
-        return lost
+        ended = [_Ended(task_id, failure(task_id, TASK_LOST, text), spooled=True) for task_id in lost]
+        if ended:
+            logger.error("The message broker has lost the results of %d tasks", len(ended))
+            self._spool.finish([(item.task_id, item.body) for item in ended])
+            with self._count:
+                self._unconfirmed += len(ended)
+        return ended
 
     def _forget(self) -> None:
         with self._count:

@@ -31,6 +31,8 @@ _CHECKPOINT_PAGES, _PAGE_BYTES = 8192, 4096
 _CACHE_KB = 16384
 #: How often the tombstones are looked through.
 _PRUNE_EVERY = 10_000
+#: In place of the size of a long message that an older agent left.
+_UNKNOWN_BYTES = -1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -112,8 +114,16 @@ class Spool:
             self._db.execute(f"PRAGMA journal_size_limit={_CHECKPOINT_PAGES * _PAGE_BYTES}")
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
             self._db.executescript(_SCHEMA)
+            self._add_new_columns()
         except (OSError, sqlite3.Error) as exc:
             raise EndpointError(f"The spool {path} can't be used: {exc}. Move it away to start without it.") from exc
+
+    def _add_new_columns(self) -> None:
+        """What a spool of an older agent lacks."""
+        columns = {name for _, name, *_ in self._db.execute("PRAGMA table_info(tasks)")}
+        if "file_bytes" not in columns:
+            self._db.execute("ALTER TABLE tasks ADD COLUMN file_bytes INTEGER")
+            self._db.execute("UPDATE tasks SET file_bytes=? WHERE body=x''", (_UNKNOWN_BYTES,))
 
     def accept(self, tasks: Iterable[SpooledTask], *, handed_over: bool = False) -> list[SpooledTask]:
         """Note these tasks, in one commit.
@@ -214,15 +224,16 @@ class Spool:
                 self._answered_since_pruning = 0
                 self._prune(db, now_s)
 
-    def answered(self, task_ids: Iterable[uuid.UUID]) -> list[uuid.UUID]:
-        """Those whose results the broker has confirmed, and which are forgotten here."""
+    def answered(self, task_ids: Iterable[uuid.UUID], before_s: float) -> list[uuid.UUID]:
+        """Those whose results were forgotten before `before_s`, seconds since the epoch, as the broker had them."""
         with self._transaction() as db:
             return [
                 task_id
                 for task_id in task_ids
                 if db.execute(
-                    "SELECT 1 FROM answered WHERE task_id=?1 AND NOT EXISTS (SELECT 1 FROM results WHERE task_id=?1)",
-                    (task_id.hex,),
+                    "SELECT 1 FROM answered WHERE task_id=?1 AND at_s < ?2"
+                    " AND NOT EXISTS (SELECT 1 FROM results WHERE task_id=?1)",
+                    (task_id.hex, before_s),
                 ).fetchone()
             ]
 
@@ -267,7 +278,9 @@ class Spool:
             body = self._files.read(task.task_id)
         except FileNotFoundError:
             return None
-        return replace(task, body=body, file=self._files.path(task.task_id)) if len(body) == size_bytes else None
+        if size_bytes not in (len(body), _UNKNOWN_BYTES):
+            return None
+        return replace(task, body=body, file=self._files.path(task.task_id))
 
     def close(self) -> None:
         """Close the file."""

@@ -22,6 +22,7 @@ from parsl_globus.service.rules.dispatch import Dispatcher
 from parsl_globus.service.rules.endpoints import EndpointRules
 from parsl_globus.service.rules.functions import FunctionRules
 from parsl_globus.service.rules.limits import RateLimits
+from parsl_globus.service.rules.lost_results import LostResults
 from parsl_globus.service.rules.oidc import OidcRules
 from parsl_globus.service.rules.people import PeopleRules
 from parsl_globus.service.rules.presence import Presence
@@ -90,7 +91,7 @@ class Service:
         self._results = ResultIntake(store, broker, self._queues, kept=apart)
         self.functions = FunctionRules(store, versions=extensions)
         sender = self.process.name if apart else None
-        self._dispatcher = Dispatcher(store, broker, self._queues, self.functions, sender, tell_lost=extensions)
+        self._dispatcher = Dispatcher(store, broker, self._queues, self.functions, sender)
         starter = Starter(
             store,
             self._registry,
@@ -134,6 +135,8 @@ class Service:
             max_tasks=config.max_tasks_per_request,
             tell_codes=not config.public_only,
         )
+        # Only what is apart confirms results that the store has not.
+        self._lost_results = LostResults(store, broker, self._queues, asks=extensions and apart)
         self._liveness = Liveness(store, self._registry, self._presence, starter, self._results, self._dispatcher)
         self._upkeep = Upkeep(
             store,
@@ -142,6 +145,7 @@ class Service:
             self._dispatcher,
             self._results,
             self._queues,
+            self._lost_results,
             self.process,
             self.blobs,
             result_life_s=config.result_life_s,
@@ -181,6 +185,7 @@ class Service:
 
     async def _publish_again(self) -> None:
         await self._send_unfinished()
+        self._lost_results.broker_lost_all()
         results = await self._results.forward_again(time.time() - self.config.replay_s)
         if results:
             logger.info("Published again: %d recent results", results)

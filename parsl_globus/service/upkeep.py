@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from parsl_globus.service.results import ResultIntake
 from parsl_globus.service.rules.blobs import BlobRules
 from parsl_globus.service.rules.dispatch import Dispatcher
+from parsl_globus.service.rules.lost_results import LostResults
 from parsl_globus.service.rules.presence import Presence
 from parsl_globus.service.rules.processes import ALIVE, RENEW_S, ServiceProcess
 from parsl_globus.service.rules.queues import Queues
@@ -40,6 +41,7 @@ class Upkeep:
         dispatcher: Has tasks that the broker did not take.
         results: Ends tasks that can't run.
         queues: Removes what is not used any more.
+        lost_results: Asks for them.
         process: This process.
         blobs: Has some that have ended.
         result_life_s: How long an ended task is kept.
@@ -53,6 +55,7 @@ class Upkeep:
         dispatcher: Dispatcher,
         results: ResultIntake,
         queues: Queues,
+        lost_results: LostResults,
         process: ServiceProcess,
         blobs: BlobRules,
         *,
@@ -64,6 +67,7 @@ class Upkeep:
         self._dispatcher = dispatcher
         self._results = results
         self._queues = queues
+        self._lost_results = lost_results
         self._process = process
         self._blobs = blobs
         self._result_life_s = result_life_s
@@ -73,6 +77,7 @@ class Upkeep:
         """Begin; each duty in a task of its own, so that none holds up another."""
         duties: list[tuple[Callable[[], Awaitable[None]], float]] = [
             (self._dispatcher.retry, _TURN_S),
+            (self._lost_results.look, _TURN_S),
             (self.purge, _PURGE_S),
             (self.fail_strays, _STRAYS_S),
         ]

@@ -15,14 +15,10 @@ EXTENSION_CANCEL = "cancel"
 EXTENSION_CONTROL = "control"
 EXTENSION_VERSIONS = "versions"
 EXTENSION_BLOBS = "blobs"
-EXTENSION_LOST_RESULTS = "lost-results"
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 PREFER_HEADER = "Prefer"
 PREFER_PER_TASK = "per-task"
-#: On a task's message: the broker had lost all that it held, perhaps also this task's result. An endpoint that has
-#: answered it says so (extension `lost-results`).
-RESULTS_LOST_HEADER = "results_lost"
 
 #: The public service's limit for one request, in bytes of its body.
 DEFAULT_PAYLOAD_LIMIT_BYTES = 10 * 1024 * 1024

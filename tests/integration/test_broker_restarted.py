@@ -6,12 +6,13 @@ from functools import partial
 
 import pytest
 from lab import start_broker
-from once import Work, wait_until
+from once import DEADLINE_S, Work, wait_until
 from rabbitmq import RabbitMQ, free_port
 
 from parsl_globus import GlobusComputeExecutor
 from parsl_globus.endpoint.spool import SPOOL_FILE, outstanding
 from parsl_globus.errors import TaskLost
+from parsl_globus.service.rules.lost_results import ASK_AFTER_S
 from parsl_globus.testing.site import LocalSite
 
 
@@ -82,7 +83,7 @@ def test_a_result_that_the_broker_loses_is_told(broker, site, start_service, tmp
         broker.start()
         start_service()
         work.submit(20)
-        errors = work.outcome()
+        errors = work.outcome(ASK_AFTER_S + DEADLINE_S)
         assert {number: type(error) for number, error in errors.items()} == dict.fromkeys(held, TaskLost)
         assert "the message broker has lost its result" in str(errors[held[0]])
     finally:

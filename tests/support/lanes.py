@@ -35,17 +35,17 @@ def lane(nodeid: str) -> str:
     return _HEAVY_LANE if nodeid.startswith(HEAVY) else nodeid.partition("::")[0]
 
 
-class HasID(Protocol):
+class _HasID(Protocol):
     """What of a `pytest.Item` says where it belongs."""
 
     @property
     def nodeid(self) -> str: ...
 
 
-Test = TypeVar("Test", bound=HasID)
+_T = TypeVar("_T", bound=_HasID)
 
 
-def heavy_first(items: list[Test]) -> None:
+def heavy_first(items: list[_T]) -> None:
     """Put the longest lane first, for it to end no later than the others; what is in it stays in its order.
 
     Raises:

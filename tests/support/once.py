@@ -79,9 +79,9 @@ class Work:
     def wait_done(self, count: int) -> None:
         wait_until(lambda: self.done() >= count, f"{count} tasks did not end")
 
-    def outcome(self) -> dict[int, BaseException]:
+    def outcome(self, timeout_s: float = DEADLINE_S) -> dict[int, BaseException]:
         """Wait for all; the errors by number. Every value must be right, and no task have run twice."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + timeout_s
         errors = {}
         for number, future in self.futures.items():
             error = future.exception(max(0.0, deadline - time.monotonic()))

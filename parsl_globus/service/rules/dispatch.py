@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from pydantic_core import to_json
 
@@ -15,7 +14,6 @@ from parsl_globus.service.rules.functions import FunctionRules, ReadyFunction
 from parsl_globus.service.rules.queues import Queues
 from parsl_globus.service.store.base import NewTask, Store, WaitingTask
 from parsl_globus.wire import names
-from parsl_globus.wire.documents import RESULTS_LOST_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +67,15 @@ class Dispatcher:
         queues: Declares the endpoints' queues.
         functions: Knows their functions.
         sender: This process's name in the submissions; `None` where they bear none.
-        tell_lost: Whether messages say so that replace what the broker has lost (extension `lost-results`).
 
     Attributes:
         sender: See above.
     """
 
     def __init__(
-        self,
-        store: Store,
-        broker: Broker,
-        queues: Queues,
-        functions: FunctionRules,
-        sender: str | None = None,
-        *,
-        tell_lost: bool = True,
+        self, store: Store, broker: Broker, queues: Queues, functions: FunctionRules, sender: str | None = None
     ) -> None:
         self.sender = sender
-        self._tell_lost = tell_lost
         self._store = store
         self._broker = broker
         self._queues = queues
@@ -94,8 +83,6 @@ class Dispatcher:
         #: Stored tasks that the broker has not taken yet, by user endpoint. While there are some, newer ones wait
         #: behind them.
         self._behind: dict[uuid.UUID, set[uuid.UUID]] = {}
-        #: User endpoints among them of whose tasks the broker may have lost the results.
-        self._lost: set[uuid.UUID] = set()
         #: Submissions of those tasks.
         self._unsent: dict[uuid.UUID, set[uuid.UUID]] = {}
         #: Submissions that were sent, which is not stored yet.
@@ -179,10 +166,7 @@ class Dispatcher:
                 by_endpoint.setdefault(waiting.user_endpoint_id, []).append(waiting)
             for endpoint_id, tasks in by_endpoint.items():
                 await self._queues.declare_user_endpoint(endpoint_id)
-                publications = await self._publications(tasks, lost=True)
-                await self.send(endpoint_id, publications, [w.task.task_id for w in tasks])
-                if endpoint_id in self._behind:
-                    self._lost.add(endpoint_id)
+                await self.send(endpoint_id, await self._publications(tasks), [w.task.task_id for w in tasks])
         return count
 
     async def start_over(self, user_endpoint_id: uuid.UUID) -> None:
@@ -200,10 +184,9 @@ class Dispatcher:
             after = page[-1].sequence
             await self.send(user_endpoint_id, await self._publications(page), [w.task.task_id for w in page])
 
-    async def _publications(self, tasks: Sequence[WaitingTask], *, lost: bool = False) -> list[Publication]:
-        """Messages of these tasks; `lost` tells that the broker may have lost results of theirs."""
+    async def _publications(self, tasks: Sequence[WaitingTask]) -> list[Publication]:
         ready = await self._functions.ready(list({waiting.task.function_id for waiting in tasks}))
-        publications = [
+        return [
             task_publication(
                 waiting.task,
                 ready[waiting.task.function_id],
@@ -213,9 +196,6 @@ class Dispatcher:
             )
             for waiting in tasks
         ]
-        if lost and self._tell_lost:
-            return [replace(one, headers={**one.headers, RESULTS_LOST_HEADER: True}) for one in publications]
-        return publications
 
     async def retry(self) -> None:
         """Send what the broker did not take before, as far as it does now."""
@@ -232,7 +212,7 @@ class Dispatcher:
                 continue
             try:
                 await self._queues.declare_user_endpoint_again(endpoint_id)
-                await self._broker.publish(await self._publications(late, lost=endpoint_id in self._lost))
+                await self._broker.publish(await self._publications(late))
             except LinkError:
                 return  # Said once, when it began; what was taken of this page comes twice, which endpoints sort out.
             behind.difference_update(waiting.task.task_id for waiting in late)
@@ -246,6 +226,5 @@ class Dispatcher:
             self._behind[endpoint_id] = left
         else:
             del self._behind[endpoint_id]
-            self._lost.discard(endpoint_id)
             self._sent += self._unsent.pop(endpoint_id, ())
             logger.info("The broker has taken all tasks for %s", endpoint_id)

@@ -36,6 +36,7 @@ from parsl_globus.service.store.base import (
     UserEndpointRecord,
 )
 from parsl_globus.wire import codec, names
+from parsl_globus.wire.control import CANCEL, pack_control
 from parsl_globus.wire.documents import Submission, Submitted, TaskRefusal, TaskStatus
 from parsl_globus.wire.messages import Result
 from parsl_globus.wire.states import TaskStage
@@ -330,7 +331,7 @@ class TaskRules:
 
     async def _cancel(self, endpoint_id: uuid.UUID, task_ids: list[uuid.UUID]) -> str:
         # The endpoint is told in any case: the tasks may wait in its queue or its spool, though it is away.
-        body = json.dumps({"command": "cancel", "task_ids": [str(task_id) for task_id in task_ids]}).encode()
+        body = pack_control(CANCEL, task_ids)
         await self._queues.declare_user_endpoint(endpoint_id)
         try:
             await self._broker.publish(

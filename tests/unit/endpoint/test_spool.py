@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -181,6 +182,23 @@ os.kill(os.getpid(), 9)
     assert os.listdir(tmp_path / FOLDER) == [uuid.UUID(int=1).hex]
     assert spool.discard_tasks() == 1
     assert os.listdir(tmp_path / FOLDER) == []
+    spool.close()
+
+
+def test_a_spool_of_an_older_agent_is_taken_over(tmp_path):
+    path = tmp_path / "spool.db"
+    spool = Spool(path)
+    long, short = long_task(), _task()
+    spool.accept([long, short])
+    spool.close()
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE tasks DROP COLUMN file_bytes")
+    db.close()
+    spool = Spool(path)
+    assert {task.task_id: task.body for task in spool.recover().accepted} == {
+        long.task_id: long.body,
+        short.task_id: short.body,
+    }
     spool.close()
 
 

@@ -117,7 +117,6 @@ def test_extensions_are_listed_and_can_be_switched_off(tmp_path, closing, rest):
         "control",
         "versions",
         "blobs",
-        "lost-results",
     ]
     public = closing(ServiceThread(tmp_path / "public", public_only=True).start(), "stop")
     rest = closing(public.rest())

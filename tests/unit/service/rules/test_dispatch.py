@@ -22,7 +22,6 @@ from parsl_globus.service.store.base import (
 )
 from parsl_globus.service.store.memory import MemoryStore
 from parsl_globus.wire import codec, names
-from parsl_globus.wire.documents import RESULTS_LOST_HEADER
 from parsl_globus.wire.messages import Task
 from parsl_globus.wire.states import TaskStage
 
@@ -41,11 +40,11 @@ def test_a_body_is_what_the_packer_would_write(code, payload):
 
 
 class Bench:
-    def __init__(self, **settings):
+    def __init__(self):
         self.store, self.broker = MemoryStore(), NotingBroker()
         self.queues = Queues(self.broker, control=False)
         functions = FunctionRules(self.store, versions=False)
-        self.dispatcher = Dispatcher(self.store, self.broker, self.queues, functions, **settings)
+        self.dispatcher = Dispatcher(self.store, self.broker, self.queues, functions)
         self.endpoint_id = uuid.uuid4()
         self.queue = names.tasks_queue(self.endpoint_id)
 
@@ -65,9 +64,6 @@ class Bench:
         ids = [task.task_id for task in tasks]
         await self.dispatcher.send(self.endpoint_id, publications, ids)
         return ids
-
-    def told_lost(self):
-        return [p.headers.get(RESULTS_LOST_HEADER) for p in self.broker.published]
 
     def sent(self):
         return [codec.unpack(p.body, Task).task_id for p in self.broker.published]
@@ -130,31 +126,6 @@ def test_an_empty_broker_gets_every_unfinished_task(bench):
         bench.broker.published.clear()
         assert await bench.dispatcher.send_all_unfinished() == 449
         assert bench.sent() == ids[1:]
-        assert bench.told_lost() == [True] * 449
-
-    asyncio.run(scenario())
-
-
-def test_endpoints_are_told_that_results_are_lost_also_when_it_is_later(bench):
-    async def scenario():
-        await bench.submit(1)
-        bench.broker.down = True
-        await bench.submit(1)
-        await bench.dispatcher.send_all_unfinished()
-        bench.broker.down = False
-        await bench.dispatcher.retry()
-        await bench.submit(1)
-        assert bench.told_lost() == [None, True, True, None]
-
-    asyncio.run(scenario())
-
-
-def test_nothing_is_told_without_extensions():
-    async def scenario():
-        bench = Bench(tell_lost=False)
-        await bench.submit(1)
-        await bench.dispatcher.send_all_unfinished()
-        assert bench.told_lost() == [None, None]
 
     asyncio.run(scenario())
 
