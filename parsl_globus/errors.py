@@ -6,6 +6,7 @@ Parsl ships exceptions between processes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,10 @@ class ServiceError(ParslGlobusError):
     """A call to the service failed."""
 
 
+#: Where the reader can start what is missing.
+_ON_THIS_MACHINE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
+
+
 class ServiceUnreachable(ServiceError):
     """The service did not answer.
 
@@ -189,9 +194,12 @@ class ServiceUnreachable(ServiceError):
         target = f"The service at {url}" if url else "No service is known here, so it"
         spent = f" after {after_s:.0f} s" if after_s >= 1 else ""
         because = f" ({detail})" if detail else ""
+        if url is None or _ON_THIS_MACHINE.match(url):
+            advice = "Start it with 'parsl-globus service start', or use another one: 'parsl-globus login --url URL'."
+        else:
+            advice = "Check its address, that it runs there, and that this machine can reach it."
         super().__init__(
-            f"{target} can't be reached{spent}{because}. Start it with 'parsl-globus service run', "
-            "or check its address with 'parsl-globus service status'.",
+            f"{target} can't be reached{spent}{because}. {advice}",
             url=url,
             after_s=after_s,
             detail=detail,

@@ -77,7 +77,8 @@ def run(name: str, url: str | None, ready_fd: int | None) -> None:
     """Run the endpoint NAME in the foreground, until Ctrl-C or SIGTERM; these are its orderly end: it exits with 0."""
     from parsl_globus.errors import ParslGlobusError
 
-    logging.getLogger("pika").setLevel(logging.WARNING)  # it says at length what our own log says in a line
+    # An outage is told once, by our own log; pika tells of it at each attempt, in several ways.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
     tell = teller(ready_fd)
     try:
         _run(name, url, tell)

@@ -8,6 +8,7 @@ fails when the SDK moves them.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -16,11 +17,19 @@ import requests
 from globus_compute_sdk import Client
 from globus_sdk.transport import RetryConfig
 
-from parsl_globus.client.home import Credentials, read_credentials, read_login, read_service
+from parsl_globus.client.home import (
+    Credentials,
+    read_credentials,
+    read_login,
+    read_service,
+    services_with_credentials,
+)
 from parsl_globus.client.rest import network_reason
 from parsl_globus.client.trust import ca_file, trust, trust_on_amqp
 from parsl_globus.errors import ConfigError, NotAuthorized, ServiceUnreachable
 from parsl_globus.wire.documents import COMPUTE_SCOPE
+
+logger = logging.getLogger(__name__)
 
 _CHECK_TIMEOUT_S = 10.0
 
@@ -85,6 +94,13 @@ def default_client() -> Client:
     """
     if os.environ.get("PARSL_GLOBUS_SERVICE_URL") or read_login() or read_service() is not None:
         return connect()
+    earlier = services_with_credentials()
+    if earlier:
+        logger.warning(
+            "No service runs here, and none was logged in to: Globus's hosted one is used. If you mean %s, "
+            "start it with 'parsl-globus service start', or log in with 'parsl-globus login --url URL'.",
+            " or ".join(earlier),
+        )
     return Client(do_version_check=False)  # the SDK's own login, when the first call is made
 
 

@@ -110,6 +110,11 @@ def read_credentials(url: str) -> Credentials | None:
         raise ConfigError(f"These are no credentials for {url}; log in again.", file=str(path)) from exc
 
 
+def services_with_credentials() -> list[str]:
+    """Where the services are to which it is known here how to log in, running or not."""
+    return list(read_json(home() / "credentials.json") or {})
+
+
 def forget_credentials(url: str) -> bool:
     """Forget how to log in to the service at `url`; whether that was known."""
     path = home() / "credentials.json"

@@ -69,7 +69,7 @@ def main() -> NoReturn:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("pika").setLevel(logging.WARNING)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # as for the manager
     logging.getLogger("parsl").setLevel(logging.DEBUG if debug else logging.WARNING)
     buffers.keep_freed()
     buffers.seek_cycles_rarely()

@@ -78,13 +78,13 @@ def closed_port():
 
 @pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["env"]])
 def test_no_service_to_ask(words):
-    assert_told(command("service", *words), "No service is known here", "'parsl-globus service run'")
+    assert_told(command("service", *words), "No service is known here", "'parsl-globus service start'")
 
 
 @pytest.mark.parametrize("verb", ["start", "run"])
 def test_an_endpoint_without_a_service(verb, closed_port):
     assert run(command("endpoint", "configure", "a")).returncode == 0
-    assert_told(command("endpoint", verb, "a"), "No service is known here", "'parsl-globus service run'")
+    assert_told(command("endpoint", verb, "a"), "No service is known here", "'parsl-globus service start'")
     url = f"http://127.0.0.1:{closed_port}"
     assert_told(command("endpoint", verb, "a", "--url", url), url, "can't be reached", "Connection refused")
     assert_told(command("endpoint", verb, "a", "--url", "localhost:5000"), "'localhost:5000' is not the URL")
@@ -93,7 +93,7 @@ def test_an_endpoint_without_a_service(verb, closed_port):
 @pytest.mark.parametrize("script", WORKFLOWS)
 def test_a_workflow_without_a_service(script, closed_port, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_told(workflow(script), "No service is known here", "'parsl-globus service run'")
+    assert_told(workflow(script), "No service is known here", "'parsl-globus service start'")
     url = f"http://127.0.0.1:{closed_port}"
     assert_told(workflow(script, "--url", url), f"The service at {url} can't be reached (Connection refused).")
 

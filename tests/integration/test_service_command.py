@@ -52,7 +52,7 @@ def assert_one_sentence(result, *words: str) -> None:
 
 
 def test_status_tells_where_it_is_and_ends_with_it(start, tmp_path):
-    assert_one_sentence(call("status"), "parsl-globus service run")
+    assert_one_sentence(call("status"), "parsl-globus service start")
     process = start()
     status = json.loads(call("status", "--json").stdout)
     assert (status["status"], status["pid"]) == ("online", process.pid)
@@ -65,7 +65,7 @@ def test_status_tells_where_it_is_and_ends_with_it(start, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=5)
     assert (process.returncode, out, err) == (0, "", "")
-    assert_one_sentence(call("status"), "parsl-globus service run")
+    assert_one_sentence(call("status"), "parsl-globus service start")
 
 
 def test_a_killed_service_is_not_taken_for_one_that_answers(start):
@@ -84,7 +84,7 @@ def test_a_killed_service_is_not_taken_for_one_that_answers(start):
 
 
 def test_env_is_what_a_shell_can_evaluate(start):
-    assert_one_sentence(call("env"), "parsl-globus service run")
+    assert_one_sentence(call("env"), "parsl-globus service start")
     start()
     shown = call("env")
     assert shown.returncode == 0

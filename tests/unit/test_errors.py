@@ -49,3 +49,19 @@ def test_message_is_a_sentence(error):
 
 def test_config_error_says_where():
     assert str(EXAMPLES[0]) == "config.yaml:3: engine.provider: No such key."
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        (None, "service start"),
+        ("http://127.0.0.1:5000", "service start"),
+        ("http://[::1]:5000/x", "service start"),
+        ("http://localhost", "service start"),
+        ("https://localhost.example.org", "Check its address"),
+        ("https://lab.example.org", "Check its address"),
+        ("no URL", "Check its address"),
+    ],
+)
+def test_only_a_service_of_this_machine_can_be_started_here(url, advice):
+    assert advice in str(errors.ServiceUnreachable(url=url))

@@ -9,6 +9,7 @@ import pytest
 from globus_compute_sdk import Client
 
 import parsl_globus
+from parsl_globus.client import connect
 from parsl_globus.client.connect import is_self_hosted, service_url
 from parsl_globus.client.home import Credentials, write_credentials, write_login
 from parsl_globus.client.rest import ServiceClient
@@ -109,8 +110,19 @@ def test_without_credentials(parsl_globus_site):
 
 
 def test_without_a_service():
-    with pytest.raises(ServiceUnreachable, match="parsl-globus service run"):
+    with pytest.raises(ServiceUnreachable, match="parsl-globus service start"):
         parsl_globus.connect()
+
+
+@pytest.mark.parametrize("used_before", [False, True], ids=["never one of one's own", "one that was stopped"])
+def test_who_means_a_service_that_was_stopped_is_told_that_it_is_globus_s(monkeypatch, caplog, used_before):
+    # The hosted service can't be reached from here, and the SDK's client would make files in the user's home.
+    monkeypatch.setattr(connect, "Client", lambda **_options: "hosted")
+    url = "http://127.0.0.1:5000"
+    if used_before:
+        write_credentials(url, Credentials(client_id="i", client_secret="s"))
+    assert connect.default_client() == "hosted"
+    assert [url in record.getMessage() for record in caplog.records] == [True] * used_before
 
 
 def test_a_service_that_does_not_answer():
