@@ -90,6 +90,7 @@ class Link:
         self._up_since = 0.0
         self._last_failure = "not tried yet"
         self._told = False
+        self._outage_told = False
         self._pause_s = FIRST_PAUSE_S
         self._failing = False
 
@@ -192,7 +193,8 @@ class Link:
         self._channel = channel
         self._up_since = time.monotonic()
         self._failing = False
-        logger.debug("%s is up", self._name)
+        logger.log(logging.INFO if self._outage_told else logging.DEBUG, "%s is up", self._name)
+        self._outage_told = False
         self._on_channel(channel)
 
     def _channel_closed(self, channel: Channel, reason: Any) -> None:
@@ -214,7 +216,9 @@ class Link:
             return  # a channel's end, and then that of its connection: the first says why
         self._told = True
         self._last_failure = reason_text(reason)
-        logger.info("%s is down: %s", self._name, self._last_failure)
+        level = logging.DEBUG if self._outage_told else logging.INFO
+        logger.log(level, "%s is down: %s", self._name, self._last_failure)
+        self._outage_told = True
 
     def _lost_channel(self) -> None:
         if self._channel is None:

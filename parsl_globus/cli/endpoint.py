@@ -79,6 +79,7 @@ def run(name: str, url: str | None, ready_fd: int | None) -> None:
 
     # An outage is told once, by our own log; pika tells of it at each attempt, in several ways.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    logging.getLogger("parsl_globus.amqp").setLevel(logging.INFO)
     tell = teller(ready_fd)
     try:
         _run(name, url, tell)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 import globus_sdk
@@ -94,7 +95,9 @@ def default_client() -> Client:
     """
     if os.environ.get("PARSL_GLOBUS_SERVICE_URL") or read_login() or read_service() is not None:
         return connect()
-    earlier = services_with_credentials()
+    earlier: list[str] = []
+    with suppress(ConfigError):  # Globus's service needs nothing of that file
+        earlier = services_with_credentials()
     if earlier:
         logger.warning(
             "No service runs here, and none was logged in to: Globus's hosted one is used. If you mean %s, "

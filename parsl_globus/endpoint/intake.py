@@ -281,7 +281,6 @@ class Intake:
     def _submit_again(self, again: Sequence[SpooledTask]) -> None:
         with self._lock:
             tasks = [task for task in again if task.task_id in self._waiting]  # the others were cancelled
-            self._waiting.difference_update(task.task_id for task in tasks)
         if tasks:
             self._spool.handed_over([task.task_id for task in tasks])
         for task in tasks:
@@ -294,6 +293,8 @@ class Intake:
             logger.debug("To the engine: %s", ", ".join(str(task.task_id) for task in tasks))
         with self._lock:
             self._live.update((task.task_id, task) for task in tasks)
+            if self._waiting:
+                self._waiting.difference_update(task.task_id for task in tasks)
         for task, future in zip(tasks, self._engine.submit_all([_for_engine(task) for task in tasks]), strict=True):
             future.add_done_callback(partial(self._ended, task))
 

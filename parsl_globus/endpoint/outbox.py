@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 #: A result that the broker refused is offered again after this long.
 RETRY_AFTER_S = 5.0
-#: A result that was confirmed since is not among those that a broker lost before the service asked for them, a minute
-#: later: the service has it, or is about to.
-_TAKEN_S = 30.0
+#: A result that was confirmed since is not among those that a broker lost before the service asked for them, two
+#: minutes later: the service has it, or is about to. A process that can't forward it has it for a minute at most.
+_TAKEN_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Outbox:
         """Fail those of these tasks whose results are neither here nor at the service; returns at once. Thread-safe.
 
         Args:
-            task_ids: The service has no results of them, a minute after its broker had lost all that it held.
+            task_ids: The service has no results of them, two minutes after its broker had lost all that it held.
             done: Called when their failures are on disk.
         """
         self._turns.put(_Asked(task_ids, done))
@@ -176,7 +176,7 @@ class Outbox:
         """Failures, on disk, of tasks whose results the broker took and lost."""
         lost = self._spool.answered(task_ids, time.time() - _TAKEN_S)
         text = (
-            "The task had ended, but the message broker has lost its result. "
+            "The task was answered for, but the message broker has lost the answer. "
             "Submit it again if running twice does no harm."
         )
         ended = [_Ended(task_id, failure(task_id, TASK_LOST, text), spooled=True) for task_id in lost]

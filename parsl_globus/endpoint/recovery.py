@@ -46,18 +46,19 @@ class Recovery:
         """
         if self._marks is not None:
             self._marks.prune()
-        for task_id in left.unreadable:
-            text = (
-                "The endpoint's machine failed before the task's message was safe on its disk. "
-                "The task may have begun; submit it again if running twice does no harm."
-            )
-            self._outbox.put(task_id, failure(task_id, TASK_LOST, text))
         for task in left.accepted:
             self._intake.run_again(task)
         noted = self._send_noted(left)
         for task in left.handed_over:
             if task.task_id not in noted:
                 self._settle(task)
+        for task in left.unreadable:
+            if task.task_id not in noted:
+                text = (
+                    "The endpoint's machine failed before the task's message was safe on its disk. "
+                    "The task may have begun; submit it again if running twice does no harm."
+                )
+                self._outbox.put(task.task_id, failure(task.task_id, TASK_LOST, text))
         tasks = len(left.accepted) + len(left.handed_over)
         if left.results or tasks:
             logger.info("Recovered %d results and %d tasks", len(left.results), tasks)
@@ -66,7 +67,8 @@ class Recovery:
 
     def _send_noted(self, left: Recovered) -> set[uuid.UUID]:
         found = self._notes.read()
-        waiting = {task.task_id for task in left.handed_over if task.attempt <= 1}  # later ones don't share trips
+        had = (*left.handed_over, *left.unreadable)
+        waiting = {task.task_id for task in had if task.attempt <= 1}  # later ones don't share trips
         noted = {task_id: body for task_id, body in found.items() if task_id in waiting}
         # The outbox writes when it comes to it. The notes must not be gone by then, should this agent be killed, too.
         self._spool.finish(noted.items())

@@ -77,7 +77,7 @@ class Recovered:
     accepted: Sequence[SpooledTask]
     handed_over: Sequence[SpooledTask]
     results: Sequence[tuple[uuid.UUID, bytes]]
-    unreadable: Sequence[uuid.UUID] = ()
+    unreadable: Sequence[SpooledTask] = ()
 
 
 class Spool:
@@ -123,7 +123,8 @@ class Spool:
         columns = {name for _, name, *_ in self._db.execute("PRAGMA table_info(tasks)")}
         if "file_bytes" not in columns:
             self._db.execute("ALTER TABLE tasks ADD COLUMN file_bytes INTEGER")
-            self._db.execute("UPDATE tasks SET file_bytes=? WHERE body=x''", (_UNKNOWN_BYTES,))
+        # At each start, as an older agent may have been at it in between.
+        self._db.execute("UPDATE tasks SET file_bytes=? WHERE body=x'' AND file_bytes IS NULL", (_UNKNOWN_BYTES,))
 
     def accept(self, tasks: Iterable[SpooledTask], *, handed_over: bool = False) -> list[SpooledTask]:
         """Note these tasks, in one commit.
@@ -262,7 +263,7 @@ class Spool:
                 task = SpooledTask(uuid.UUID(key), body, json.loads(headers), failures, attempt)
                 whole = task if file_bytes is None else self._from_file(task, file_bytes)
                 if whole is None:
-                    unreadable.append(task.task_id)
+                    unreadable.append(task)
                 else:
                     tasks[bool(handed_over)].append(whole)
         return Recovered(

@@ -78,7 +78,9 @@ class ResultIntake:
         """Take a batch from the queue `results`. See `Handler`."""
         now_s = time.time()
         read = [(ending, d.redelivered) for d in deliveries if (ending := _read(d, now_s)) is not None]
-        if len(read) == 1 and not read[0][1] and (group := self._expected(read[0][0])) is not None:
+        # Of a failure it may be that the task has ended before, which the store knows.
+        lone = len(read) == 1 and not read[0][1] and read[0][0].stage is TaskStage.SUCCESS
+        if lone and (group := self._expected(read[0][0])) is not None:
             await self._settle_lone(read[0][0], group)
         elif read:
             again = {ending.task_id for ending, redelivered in read if redelivered}

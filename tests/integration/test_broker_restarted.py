@@ -63,6 +63,7 @@ def test_the_broker_is_restarted_with_tasks_in_flight(broker, site, tmp_path):
         executor.shutdown()
 
 
+@pytest.mark.timeout(600)  # endpoints are asked two minutes later
 def test_a_result_that_the_broker_loses_is_told(broker, site, start_service, tmp_path):
     executor = GlobusComputeExecutor(site.start_endpoint("here", workers=2), client=site.client())
     executor.start()
@@ -85,6 +86,6 @@ def test_a_result_that_the_broker_loses_is_told(broker, site, start_service, tmp
         work.submit(20)
         errors = work.outcome(ASK_AFTER_S + DEADLINE_S)
         assert {number: type(error) for number, error in errors.items()} == dict.fromkeys(held, TaskLost)
-        assert "the message broker has lost its result" in str(errors[held[0]])
+        assert "the message broker has lost the answer" in str(errors[held[0]])
     finally:
         executor.shutdown()

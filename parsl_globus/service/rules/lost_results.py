@@ -15,9 +15,9 @@ from parsl_globus.wire.control import LOST_RESULTS, pack_control
 
 logger = logging.getLogger(__name__)
 
-#: By then, endpoints have sent again what the broker had not confirmed, and it is stored. Twice what an endpoint takes
-#: for too new to be lost.
-ASK_AFTER_S = 60.0
+#: By then, endpoints have sent again what the broker had not confirmed, and it is stored. More than what an endpoint
+#: takes for too new to be lost, see `endpoint/outbox.py`.
+ASK_AFTER_S = 120.0
 #: Tasks read from the store, and asked for, at a time.
 _PAGE = 200
 
@@ -40,16 +40,17 @@ class LostResults:
         self._broker = broker
         self._queues = queues
         self._asks = asks
-        #: When endpoints are to be asked, by `time.monotonic`.
+        #: When endpoints are to be asked, by `time.monotonic`, and after which task they were asked.
         self._due_s: float | None = None
+        self._after = 0
 
     def broker_lost_all(self) -> None:
         """The broker was just filled again."""
         if self._asks:
-            self._due_s = time.monotonic() + ASK_AFTER_S
+            self._due_s, self._after = time.monotonic() + ASK_AFTER_S, 0
 
     async def look(self) -> None:
-        """Ask if it is time to. Results that wait to be stored come first."""
+        """Ask if it is time to. Results that wait in the broker come first."""
         due_s = self._due_s
         if due_s is None or time.monotonic() < due_s:
             return
@@ -66,18 +67,19 @@ class LostResults:
             logger.info("Endpoints were asked about %d tasks, whose results the message broker may have lost", count)
 
     async def _ask(self) -> int:
-        count, after = 0, 0
-        while page := await self._store.unfinished_tasks(after=after, limit=_PAGE):
-            after = page[-1].sequence
+        count, due_s = 0, self._due_s
+        while page := await self._store.unfinished_tasks(after=self._after, limit=_PAGE):
             by_endpoint: dict[uuid.UUID, list[uuid.UUID]] = {}
             for waiting in page:
                 by_endpoint.setdefault(waiting.user_endpoint_id, []).append(waiting.task.task_id)
             for endpoint_id, task_ids in by_endpoint.items():
-                await self._ask_one(endpoint_id, task_ids)
-            count += len(page)
+                count += await self._ask_one(endpoint_id, task_ids)
+            if self._due_s != due_s:
+                break
+            self._after = page[-1].sequence
         return count
 
-    async def _ask_one(self, endpoint_id: uuid.UUID, task_ids: list[uuid.UUID]) -> None:
+    async def _ask_one(self, endpoint_id: uuid.UUID, task_ids: list[uuid.UUID]) -> int:
         await self._queues.declare_user_endpoint(endpoint_id)
         body = pack_control(LOST_RESULTS, task_ids)
         try:
@@ -87,3 +89,5 @@ class LostResults:
         except BrokerRefused as exc:
             # Such as of an endpoint that takes nothing from it, until it is full.
             logger.warning("User endpoint %s could not be asked for lost results: %s", endpoint_id, exc)
+            return 0
+        return len(task_ids)

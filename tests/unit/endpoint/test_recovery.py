@@ -102,6 +102,16 @@ def test_a_message_that_is_not_whole_is_told(tmp_path, spool, outbox, broker, ag
     assert not accepted.file.exists()
 
 
+def test_a_task_that_has_ended_needs_no_message(tmp_path, spool, outbox, broker, recovery):
+    (task,) = spool.accept([SpooledTask(uuid.uuid4(), b"x" * (LONG_BYTES + 1), {}, attempt=1)], handed_over=True)
+    task.file.unlink()
+    note(tmp_path, task.task_id)
+    recovery().answer_for(spool.recover())
+    outbox.start()
+    assert outbox.wait_empty(60)
+    assert broker.published == [b"noted"]
+
+
 def test_what_had_begun_runs_again_where_that_is_allowed(spool, marks, again, recovery, handed_over):
     for task in handed_over:
         assert marks.take_back(task.task_id, 1)

@@ -176,9 +176,9 @@ os.kill(os.getpid(), 9)
     (whole,) = left.accepted
     assert (whole.task_id.int, whole.body) == (1, b"1" * (LONG_BYTES + 1))
     assert whole.file.read_bytes() == whole.body
-    assert {task_id.int for task_id in left.unreadable} == {2, 3}
+    assert {task.task_id.int for task in left.unreadable} == {2, 3}
     assert sorted(os.listdir(tmp_path / FOLDER)) == [uuid.UUID(int=number).hex for number in (1, 3)]
-    spool.finish([(task_id, b"lost") for task_id in left.unreadable])
+    spool.finish([(task.task_id, b"lost") for task in left.unreadable])
     assert os.listdir(tmp_path / FOLDER) == [uuid.UUID(int=1).hex]
     assert spool.discard_tasks() == 1
     assert os.listdir(tmp_path / FOLDER) == []
