@@ -165,7 +165,7 @@ def test_unknown_names_are_told(command):
 
 def test_a_start_without_a_service_says_so():
     _run("configure", "laptop")
-    with pytest.raises(EndpointError, match="service run"):
+    with pytest.raises(EndpointError, match="service start"):
         _run("start", "laptop")
 
 
