@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import queue
 import socket
 import threading
@@ -206,6 +207,19 @@ def test_gives_up_after_a_while_and_says_so(bench, proxy, url, sink):
     error = gave_up.get(timeout=DEADLINE_S)
     assert error.after_s >= 0.3
     consumer.stop()
+
+
+def test_an_outage_is_logged_once(bench, proxy, url, sink, caplog):
+    caplog.set_level(logging.DEBUG, "parsl_globus.amqp")
+    proxy.cut()
+    gave_up: queue.Queue[LinkGaveUp] = queue.Queue()
+    consumer = Consumer(lambda: url, bench.tasks, sink.take, name="test", give_up_after_s=2.0, on_give_up=gave_up.put)
+    consumer.start()
+    gave_up.get(timeout=DEADLINE_S)
+    consumer.stop()
+    levels = [record.levelno for record in caplog.records if "test is down" in record.getMessage()]
+    assert levels == [logging.INFO, *[logging.DEBUG] * (len(levels) - 1)]
+    assert len(levels) > 1
 
 
 def test_a_queue_that_is_not_there_is_told_and_no_sign_of_life(bench, url, sink):

@@ -238,6 +238,19 @@ def test_the_result_of_a_lone_task_that_was_ended_is_not_forwarded(bench):
     asyncio.run(scenario())
 
 
+def test_a_late_failure_of_a_lone_task_is_not_forwarded(bench):
+    """As an endpoint gives for a result that it takes for lost, while another process of the service has stored it."""
+
+    async def scenario():
+        intake, delivery = await bench.lone()
+        await bench.new_intake().handle([delivery])
+        task_id = codec.unpack(delivery.body, Result).task_id
+        await intake.handle([bench.delivery(failure_body(task_id, "TaskLost", "lost"))])
+        assert bench.forwarded() == [delivery.body]
+
+    asyncio.run(scenario())
+
+
 def test_only_some_lone_tasks_are_remembered(bench):
     async def scenario():
         intake, first = await bench.lone()

@@ -129,6 +129,29 @@ def test_a_broker_that_is_away_and_a_full_queue_hold_up_nobody():
 
 
 @pytest.mark.usefixtures("due")
+def test_a_broker_that_goes_away_amid_the_questions_is_asked_the_rest_later(monkeypatch):
+    async def scenario():
+        bench = Bench()
+        endpoint_id, ids = await bench.endpoint(450)
+        bench.lost_results.broker_lost_all()
+        publish, calls = bench.broker.publish, []
+
+        async def gone_at_the_second(publications):
+            calls.append(publications)
+            bench.broker.down = len(calls) == 2
+            await publish(publications)
+
+        monkeypatch.setattr(bench.broker, "publish", gone_at_the_second)
+        await bench.lost_results.look()
+        asked = bench.asked()[names.control_queue(endpoint_id)]
+        assert 0 < len(asked) < 450
+        await bench.lost_results.look()
+        assert bench.asked() == {names.control_queue(endpoint_id): ids}  # each once
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("due")
 def test_nobody_is_asked_without_control_queues():
     async def scenario():
         bench = Bench(asks=False)
