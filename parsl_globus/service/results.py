@@ -166,9 +166,12 @@ class ResultIntake:
         if len(forwards) == 1:
             await forwards[0]
             return
-        for outcome in await asyncio.gather(*forwards, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        outcomes = await asyncio.gather(*forwards, return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for other in failures[1:]:
+            logger.warning("Results of another task group could not be forwarded, either: %r", other)
+        if failures:
+            raise failures[0]
 
     async def _forward(self, group: GroupRecord, publications: Sequence[Publication]) -> None:
         try:

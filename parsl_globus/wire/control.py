@@ -14,7 +14,7 @@ LOST_RESULTS = "lost-results"
 
 
 def pack_control(command: str, task_ids: Iterable[uuid.UUID]) -> bytes:
-    """A message."""
+    """The body of a message, JSON in UTF-8: `{"command": COMMAND, "task_ids": [UUID, ...]}`."""
     return json.dumps({"command": command, "task_ids": [str(task_id) for task_id in task_ids]}).encode()
 
 
